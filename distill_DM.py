@@ -1,0 +1,79 @@
+"""Baseline: whole clips as pixels by distribution matching (DM). Zhao and Bilen, arXiv 2110.04181.
+
+    python distill_DM.py --dataset miniUCF101 --ipc 1 --lr_img 30
+"""
+from distill_utils.clips import ClassSampler
+from distill_utils.matching import dm_gradient
+from distill_utils.run import Run, cli, eval_iterations, generator, positive, rate, script_parser
+from distill_utils.synset import VideoSet, all_pairs
+from utils import (
+    PROTOCOLS,
+    check_args,
+    data_settings,
+    eval_settings,
+    evaluate_synset,
+    get_dataset,
+    get_network,
+    make_optimizer,
+)
+
+
+def main():
+    # arguments
+    parser = script_parser(__doc__, iterations=5000, momentum=0.5)
+    group = parser.add_argument_group("synthetic set")
+    group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
+    group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
+    group.add_argument("--lr_img", type=rate, default=1.0, help="learning rate of the pixels")
+    args = parser.parse_args()
+    spec, pool = check_args(args)
+
+    # run, data
+    run = Run(args, "DM", f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
+    data = get_dataset(**data_settings(args))
+    sampler = ClassSampler(data.train)
+
+    # set
+    synset = VideoSet(spec.num_classes, args.ipc, spec.shape)
+    if args.init == "real":
+        synset.videos.data = data.train.start(args.ipc, generator(run.derive("start"))).flatten(0, 1)
+    else:
+        synset.videos.data.normal_(generator=generator(run.derive("start")))
+    synset.to(run.device)
+    classes, slots = all_pairs(synset, run.device)
+
+    # optimizers, resume
+    optimizer = make_optimizer(args.optim, [(synset.videos, args.lr_img)], args.momentum)
+    run.resume(synset=synset, optimizer=optimizer)
+
+    def score(stored, network, seed):
+        return evaluate_synset(stored, data, network, seed=seed, **eval_settings(args, run.device))
+
+    def embed(clips):
+        return network.embed(PROTOCOLS[args.protocol].matching(clips))
+
+    def draw_real(some_classes):
+        return sampler.draw(some_classes, args.batch_real, draw, run.device)
+
+    # loop
+    for it in run.loop(args.Iteration):
+        if it in eval_iterations(args):
+            run.evaluate(it, spec, pool, score, synset)
+        if it == args.Iteration:
+            break
+        with run.seeded(it, "network"):
+            network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
+        draw = run.generator(it, "clips")
+        clips, _ = synset.render(classes, slots, draw)
+        optimizer.zero_grad()
+        loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.ipc)), draw_real,
+                           chunk=max(1, args.chunk // args.batch_real))
+        optimizer.step()
+        run.log(it, loss=loss / spec.num_classes)
+
+    # finish
+    run.finish(data, pool, ipc=args.ipc)
+
+
+if __name__ == "__main__":
+    cli(main)

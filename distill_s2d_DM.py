@@ -1,0 +1,81 @@
+"""Dynamic stage by distribution matching (DM+S2D): static images + a learnable dynamic memory. arXiv 2312.00362.
+
+    python distill_s2d_DM.py --dataset miniUCF101 --vpc 1 --spc 2 --dpc 2 --path_static static.pt --no_train_static \\
+        --lr_dynamic 1e-4 --lr_hal 1e-5 --hal_init published --dynamic_init noise
+"""
+from distill_utils.clips import ClassSampler
+from distill_utils.matching import dm_gradient
+from distill_utils.run import Run, add_s2d_args, cli, eval_iterations, script_parser
+from distill_utils.synset import all_pairs, load_static
+from utils import (
+    PROTOCOLS,
+    check_args,
+    data_settings,
+    eval_settings,
+    evaluate_synset,
+    get_dataset,
+    get_network,
+    make_optimizer,
+    make_s2d_set,
+)
+
+
+def main():
+    # arguments
+    parser = script_parser(__doc__, iterations=5000, momentum=0.95)
+    add_s2d_args(parser)
+    args = parser.parse_args()
+    spec, pool = check_args(args)
+    for name, count in (("spc", args.spc), ("dpc", args.dpc)):
+        if count % args.vpc:
+            parser.error(f"--{name} {count} cannot be shared by --vpc {args.vpc} clips: give a multiple of {args.vpc}")
+    static = load_static(args.path_static, spec, args.spc) if args.path_static else None
+
+    # run, data
+    run = Run(args, "S2D-DM", f"{args.dataset}_{args.model}_vpc{args.vpc}_seed{args.seed}")
+    data = get_dataset(**data_settings(args))
+    sampler = ClassSampler(data.train)
+
+    # set
+    synset = make_s2d_set(data.train, run.derive("start"), static, vpc=args.vpc, spc=args.spc, dpc=args.dpc,
+                          n_hal=args.n_hal, hal_mode=args.hal_mode, hal_init=args.hal_init,
+                          dynamic_init=args.dynamic_init).to(run.device)
+    classes, slots = all_pairs(synset, run.device)
+
+    # optimizers, resume
+    optimizer = make_optimizer(args.optim, [
+        (synset.static, 0 if args.no_train_static else args.lr_static), (synset.dynamic, args.lr_dynamic),
+        (list(synset.hallucinators.parameters()), args.lr_hal)], args.momentum)
+    run.resume(synset=synset, optimizer=optimizer)
+
+    def score(stored, network, seed):
+        return evaluate_synset(stored, data, network, seed=seed, **eval_settings(args, run.device))
+
+    def embed(clips):
+        return network.embed(PROTOCOLS[args.protocol].matching(clips))
+
+    def draw_real(some_classes):
+        return sampler.draw(some_classes, args.batch_real, draw, run.device)
+
+    # loop
+    for it in run.loop(args.Iteration):
+        if it in eval_iterations(args):
+            run.evaluate(it, spec, pool, score, synset)
+        if it == args.Iteration:
+            break
+        with run.seeded(it, "network"):
+            network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
+        draw = run.generator(it, "clips")
+        clips, _ = synset.render(classes, slots, draw)
+        optimizer.zero_grad()
+        loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.vpc)), draw_real,
+                           chunk=max(1, args.chunk // args.batch_real))
+        optimizer.step()
+        run.log(it, loss=loss / spec.num_classes)
+
+    # finish
+    run.finish(data, pool, ipc=args.vpc)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,172 @@
+"""Real clips in memory: the uint8 cache that is decoded once, views of it, and the sampler that draws by class."""
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms.v2 import functional as transform
+from tqdm import tqdm
+
+from distill_utils.dataset import DataError, clip_positions, frame_positions
+from distill_utils.files import disk_full, is_disk_full, locked
+
+CACHE_FORMAT = 1    # raise when the decoding changes: older caches are made anew
+
+
+def decode(file, size):
+    """One frame, uint8 (3, size, size). One of another size is resized and centre-cropped, the same for all of a clip.
+
+    Frames stored square are resized; others are resized to a short side of 15/14 of the size first, which is 160x120
+    before the crop to 112 for a 4:3 video (method of S2D). An unreadable frame raises DataError with its name.
+    """
+    try:
+        image = decode_image(read_file(str(file)), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise DataError(f"cannot read the frame {file} ({error}): extract its clip again, or take the clip out of the "
+                        "split file") from error
+    if image.shape[1:] != (size, size):
+        short = size if image.shape[1] == image.shape[2] else size * 15 // 14
+        image = transform.center_crop(transform.resize(image, [short], antialias=True), [size, size])
+    return image
+
+
+def cached_frames(dataset, cache_path, num_workers=None, preload=False):
+    """All grid frames of a FrameFolder, uint8 (F, 3, H, W), memory-mapped from a file that is made once.
+
+    The file's name carries a digest of the clips, their frames (name, bytes, time of change) and the size, so a change
+    of any of them makes a new file and removes the old. One process builds, others wait; a build that was killed leaves
+    nothing that counts. preload: returned as an array in memory (still uint8).
+    """
+    spec = dataset.spec
+    digest = hashlib.sha256(f"{CACHE_FORMAT} {spec.frames} {spec.stride} {spec.size}".encode())
+    for name, files in zip(dataset.names, dataset.files, strict=True):
+        digest.update(f"\n{name}".encode())
+        for file in files:
+            stat = os.stat(file)
+            digest.update(f"/{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+    cache_path = Path(cache_path)
+    cache_path.mkdir(parents=True, exist_ok=True)
+    stem = f"{Path(spec.split).stem}-{dataset.split}-{spec.frames}x{spec.stride}x{spec.size}"
+    path = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy"
+    if not path.is_file():
+        with locked(cache_path / f".{stem}.lock"):
+            if not path.is_file():
+                for unfinished in cache_path.glob(f".{stem}-*.tmp"):    # of a build that was killed: we hold the lock
+                    unfinished.unlink()
+                _build(path, dataset, num_workers)
+                for stale in cache_path.glob(f"{stem}-*.npy"):
+                    if stale != path:
+                        stale.unlink()
+    frames = np.load(path, mmap_mode="r")
+    return np.array(frames) if preload else frames
+
+
+def _build(path, dataset, num_workers):
+    size, chunk = dataset.spec.size, 64
+    files = [file for clip in dataset.files for file in clip]
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        frames = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
+        with open(unfinished, "r+b") as file:   # take the space now: a full disk would kill a writer to mapped memory
+            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+
+        def fill(start):
+            for i, file in enumerate(files[start:start + chunk], start):
+                frames[i] = decode(file, size).numpy()
+            return len(files[start:start + chunk])
+
+
+        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, tqdm(
+                total=len(files), unit="frame", desc=f"decoding {dataset.spec.folder} {dataset.split}") as bar:
+            jobs = [pool.submit(fill, start) for start in range(0, len(files), chunk)]
+            try:
+                for job in jobs:
+                    bar.update(job.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        frames.flush()
+        os.replace(unfinished, path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise disk_full(path, error) from error
+        raise
+
+
+class Clips:
+    """The clips of one split, read from the cache.
+
+    labels: long (N,). A sample is what the spec's view says: (T, C, H, W), or (C, H, W) of single frames.
+    """
+
+    def __init__(self, dataset, frames):
+        self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
+        self.labels = torch.from_numpy(dataset.labels)
+        self.frames = frames
+        self.counts = np.array([len(files) for files in dataset.files])
+        self.first = np.array([0, *accumulate(self.counts[:-1])])
+
+    def __len__(self):
+        return len(self.labels)
+
+    def fetch(self, indices, generator=None, segment=(0, 1)):
+        """uint8 samples (B, T, C, H, W) or (B, C, H, W). With a generator the training view: random start, random
+        left-right flip, one draw for all frames of a clip; without one the test view: centre clip, nothing random.
+        segment (split_id, split_num): where single frames come from."""
+        indices = np.asarray(indices)
+        counts = self.counts[indices]
+        if self.spec.view == "clip":
+            positions = clip_positions(counts, self.spec.frames, generator)
+        else:
+            positions = frame_positions(counts, segment, generator)[:, None]
+        clips = torch.from_numpy(np.asarray(self.frames[self.first[indices][:, None] + positions]))
+        if generator is not None:
+            flip = torch.rand(len(indices), generator=generator) < 0.5
+            clips = torch.where(flip[:, None, None, None, None], clips.flip(-1), clips)
+        if self.spec.view == "single":
+            return clips[:, 0]
+        return clips.expand(-1, self.spec.frames, -1, -1, -1) if self.spec.view == "static" else clips
+
+    def get(self, indices, generator=None, device="cpu", segment=(0, 1)):
+        """The same as normalised floats on the device; the bytes travel, not the floats."""
+        return normalise(self.fetch(indices, generator, segment).to(device), self.spec)
+
+    def start(self, n, generator):
+        """n clips of each class in the test view (K, n, ...): what sets start from, and the random baseline."""
+        chosen = ClassSampler(self).indices(range(self.spec.num_classes), n, generator)
+        return torch.stack([self.get(row) for row in chosen])
+
+
+def normalise(clips, spec):
+    """uint8 (..., C, H, W) -> float, normalised with the data set's mean and std."""
+    mean = torch.tensor(spec.mean, device=clips.device).view(-1, 1, 1)
+    std = torch.tensor(spec.std, device=clips.device).view(-1, 1, 1)
+    return (clips.float() / 255 - mean) / std
+
+
+class ClassSampler:
+    """Draws real clips by class, in the training view."""
+
+    def __init__(self, clips):
+        self.clips = clips
+        self.members = [np.flatnonzero(clips.labels.numpy() == k) for k in range(clips.spec.num_classes)]
+
+    def indices(self, classes, n, generator):
+        """Numbers (len(classes), n) of n clips of each class: none twice before all of the class were drawn."""
+        rows = []
+        for k in classes:
+            members = self.members[k]
+            order = [torch.randperm(len(members), generator=generator) for _ in range(-(-n // len(members)))]
+            rows.append(members[torch.cat(order)[:n].numpy()])
+        return np.stack(rows)
+
+    def draw(self, classes, n, generator, device="cpu", segment=(0, 1)):
+        """Normalised float samples (len(classes), n, ...). Ask for a few classes at a time: floats are four times the
+        cache. Which clips come depends on the generator alone, not on how the classes are cut into calls."""
+        samples = [self.clips.get(self.indices([k], n, generator)[0], generator, device, segment) for k in classes]
+        return torch.stack(samples)

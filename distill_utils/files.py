@@ -1,0 +1,49 @@
+"""Files that are either whole or absent: atomic replacement and a lock between processes."""
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path):
+    """Yields a temporary path beside `path` and moves it there on success; on failure `path` keeps what it held.
+
+    A full disk raises OSError that names the file and the space left.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise disk_full(path, error) from error
+        raise
+
+
+def is_disk_full(error):
+    """Whether an exception of any library (safetensors and torch wrap the system's) says that the disk is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(
+        sign in str(error) for sign in ("No space left", "Disk quota exceeded", "os error 28", "StorageFull"))
+
+
+def disk_full(path, error):
+    free = shutil.disk_usage(Path(path).parent).free / 1e6
+    return OSError(getattr(error, "errno", None) or errno.ENOSPC,
+                   f"no space left to write {path} ({free:.0f} MB free): what it held before is untouched; make room "
+                   "and go on with --resume, or choose another --save_path / --cache_path")
+
+
+@contextmanager
+def locked(path):
+    """Holds an exclusive lock on `path` (made if absent). The system frees it however the process ends."""
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

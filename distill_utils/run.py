@@ -1,0 +1,462 @@
+"""What scripts share around their method: arguments, and one `Run` with folder, seeds, log, checkpoint and result."""
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from distill_utils import picture
+from distill_utils.files import replacing
+from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_synset, storage_bytes
+
+ROOT = Path(__file__).resolve().parent.parent
+# arguments that may differ between a run and its continuation: they change where and how long, not what is computed
+FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
+        "num_workers", "save_it", "Iteration", "startIt", "eval_it"}
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return value
+
+
+def not_negative(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def rate(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def add_run_args(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument("--save_path", default="result", help="results go to <save_path>/<method>/<name>")
+    group.add_argument("--name", help="name of the run; by default made of data set, network, clips per class and seed")
+    group.add_argument("--seed", type=not_negative, default=0)
+    group.add_argument("--resume", action="store_true", help="go on where this run was stopped, or start it")
+    group.add_argument("--overwrite", action="store_true", help="delete the run of this name and start anew")
+    group.add_argument("--save_it", type=positive, default=100, help="iterations between checkpoints")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled")
+
+
+def add_data_args(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS")
+    group.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
+    group.add_argument("--cache_path", help="folder of the decoded frames; <data_path>/cache if not given")
+    group.add_argument("--frames", type=positive, help="frames of a clip, if other than the data set's")
+    group.add_argument("--im_size", type=positive, help="pixels, if other than the data set's")
+    group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)")
+    group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a core")
+
+
+def add_eval_args(parser, model="ConvNet3D"):
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--model", default=model, help="the network, a name of the table NETWORKS")
+    group.add_argument("--eval_mode", default="SS", help="networks that score the set: SS and S the same network (S: "
+                       "without batch norm), M several architectures, W D A P N B the ablations of DC")
+    group.add_argument("--num_eval", type=positive, default=5, help="networks an evaluation")
+    group.add_argument("--epoch_eval_train", type=positive, default=500, help="epochs on the set")
+    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of the network")
+    group.add_argument("--batch_train", type=positive, default=256, help="batch size of its training")
+    group.add_argument("--protocol", choices=("standard", "paper"), default="standard",
+                       help="see Evaluation in the README")
+    group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
+
+
+def add_distill_args(parser, iterations, momentum):
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--Iteration", type=positive, default=iterations)
+    group.add_argument("--eval_it", type=positive, default=500, help="iterations between evaluations")
+    group.add_argument("--startIt", type=not_negative, default=0, help="first evaluation after the one at the start")
+    group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
+    group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time")
+    group.add_argument("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the set")
+    group.add_argument("--momentum", type=rate, default=momentum, help="of SGD")
+
+
+def script_parser(description, iterations=None, momentum=0.5, model="ConvNet3D"):
+    """The arguments that all scripts share; with `iterations` also those of a distillation loop."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
+                                     formatter_class=_Help)
+    add_run_args(parser)
+    add_data_args(parser)
+    add_eval_args(parser, model)
+    if iterations:
+        add_distill_args(parser, iterations, momentum)
+    return parser
+
+
+def add_s2d_args(parser):
+    group = parser.add_argument_group("static + dynamic set")
+    group.add_argument("--vpc", type=positive, default=1, help="synthetic clips a class")
+    group.add_argument("--spc", type=positive, default=2, help="static images a class, a multiple of vpc")
+    group.add_argument("--dpc", type=positive, default=2, help="dynamic memories a class, a multiple of vpc")
+    group.add_argument("--n_hal", type=positive, default=1, help="hallucinators, drawn at random for each clip")
+    group.add_argument("--hal_mode", choices=("concat", "add"), default="concat")
+    group.add_argument("--hal_init", choices=("published", "identity"), default="identity",
+                       help="published: torch's default; identity: the image passes, the memory is added to it")
+    group.add_argument("--dynamic_init", choices=("noise", "real"), default="real",
+                       help="noise: as published; real: brightness of a real clip minus that of the static image")
+    group.add_argument("--path_static", help="static memory: the synset.safetensors of distill_DC.py, or a .pt file; "
+                       "without it, frames of real clips")
+    group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
+    group.add_argument("--lr_static", type=rate, default=100.0, help="learning rate of the static images")
+    group.add_argument("--lr_dynamic", type=rate, default=0.01, help="learning rate of the dynamic memories")
+    group.add_argument("--lr_hal", type=rate, default=0.01, help="learning rate of the hallucinators")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def eval_iterations(args):
+    """The start, every eval_it from startIt (or eval_it) on, and the end."""
+    first = args.startIt or args.eval_it
+    return {0, *range(first, args.Iteration + 1, args.eval_it), args.Iteration}
+
+
+def cli(main):
+    """Runs a script: bad input ends in one line that says what to do; Ctrl-C in 130. S2D_DEBUG=1 shows tracebacks."""
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"stopped. {stop}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        if os.environ.get("S2D_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+# ---- seeds --------------------------------------------------------------------------------------------------------
+
+def derive_seed(*purpose):
+    """A seed for each purpose, such as (seed, iteration, "real"): what one draws never shifts what another draws."""
+    digest = hashlib.sha256("/".join(map(str, purpose)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def generator(*purpose):
+    return torch.Generator().manual_seed(derive_seed(*purpose))
+
+
+@contextmanager
+def seeded(seed, device="cpu"):
+    """For code that draws from torch's global state (initialisation, dropout): seeds it, and puts it back after."""
+    devices = range(torch.cuda.device_count()) if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def progress(*args, **kwargs):
+    """A tqdm bar: quick on a terminal, two lines a minute in a log file."""
+    return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, **kwargs)
+
+
+def resolve_device(name):
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown --device {name!r}: give auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices: give --device cpu")
+    return device
+
+
+# ---- run ----------------------------------------------------------------------------------------------------------
+
+class Run:
+    """One run of a script: `<save_path>/<method>/<name>/` and everything that is written there.
+
+    A folder that already holds a run is refused unless `--resume` or `--overwrite` is given.
+    """
+
+    def __init__(self, args, method, name):
+        self.args, self.method = vars(args), method
+        self.folder = Path(args.save_path) / method / (args.name or name)
+        self.device = resolve_device(args.device)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        self.seed, self.began, self.resumed = args.seed, time.time(), False
+        self.history, self.parts, self.start = [], {}, 0
+        self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier sittings of the same run
+        self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
+        self._open()
+
+    def _open(self):
+        if self.args["overwrite"] and self.args["resume"]:
+            raise ValueError("--overwrite and --resume contradict each other: give one of them")
+        marker = self.folder / "args.json"
+        if self.args["overwrite"] and marker.is_file():
+            shutil.rmtree(self.folder)
+        if marker.is_file() and not self.args["resume"]:
+            raise ValueError(f"{self.folder} already holds a run: go on with --resume, start anew with --overwrite, or "
+                             "choose another --name")
+        self.checkpoint = None
+        if (self.folder / "checkpoint.pt").is_file():
+            self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+            self._check_same_experiment(self.checkpoint["args"])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
+                                       "commit": _commit(), "python": sys.version.split()[0],
+                                       "versions": {"torch": torch.__version__, "numpy": np.__version__}})
+        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
+        self.metrics.truncate(self.checkpoint["metrics_bytes"] if self.checkpoint else 0)
+        self.wandb = None
+        if self.args["wandb"] != "disabled":
+            import wandb
+            identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
+            self.wandb = wandb.init(mode=self.args["wandb"], project="video-distillation", config=self.args,
+                                    name=f"{self.method}-{self.folder.name}", dir=self.folder, id=identity,
+                                    resume="allow")
+
+    def _check_same_experiment(self, then):
+        now = self._identity()
+        for key in sorted(now.keys() | then.keys()):
+            if now.get(key) != then.get(key):
+                raise ValueError(f"{self.folder}/checkpoint.pt is of another experiment: --{key} was {then.get(key)!r} "
+                                 f"and is now {now.get(key)!r}: give the same, or choose another --name")
+
+    def _identity(self):
+        return {key: value for key, value in json.loads(json.dumps(self.args)).items() if key not in FREE}
+
+    def _write_json(self, name, content):
+        with replacing(self.folder / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def derive(self, *purpose):
+        return derive_seed(self.seed, *purpose)
+
+    def generator(self, *purpose):
+        return generator(self.seed, *purpose)
+
+    def seeded(self, *purpose):
+        return seeded(self.derive(*purpose), self.device)
+
+    def resume(self, **parts):
+        """Remembers what a checkpoint holds (modules, optimizers: name -> object with a state_dict) and, when this run
+        goes on from one, loads them. Returns the iteration that comes next."""
+        self.parts = parts
+        if self.checkpoint:
+            for name, part in parts.items():
+                part.load_state_dict(self.checkpoint["parts"][name])
+            self.start, self.history = self.checkpoint["iteration"], self.checkpoint["history"]
+            self.seconds, self.eval_seconds = self.checkpoint["seconds"], self.checkpoint["eval_seconds"]
+            self.saved_at, self.resumed = self.start, True
+            print(f"going on from iteration {self.start} of {self.folder}", file=sys.stderr)
+            self.checkpoint = None
+        return self.start
+
+    def save(self, iteration):
+        """Writes the checkpoint: everything needed to go on from the state after `iteration` steps."""
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        bad = next((f"{name}.{key}" for name, state in parts.items() for key, value in state.items()
+                    if torch.is_tensor(value) and not torch.isfinite(value).all()), None)
+        if bad:
+            raise ValueError(f"{bad} is not finite after iteration {iteration}: " + self._way_back())
+        self.metrics.flush()
+        with replacing(self.folder / "checkpoint.pt") as temporary:
+            torch.save({"iteration": iteration, "parts": parts, "history": self.history, "args": self._identity(),
+                        "seconds": self.elapsed(), "eval_seconds": self.eval_seconds,
+                        "metrics_bytes": os.path.getsize(self.folder / "metrics.jsonl")}, temporary)
+        self.saved_at = iteration
+
+    def _way_back(self):
+        kept = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
+        rates = {key: value for key, value in self.args.items() if key.startswith("lr_")}
+        return f"{kept}; the learning rates are {rates}: lower them and choose another --name (or --overwrite)"
+
+    def elapsed(self):
+        return self.seconds + time.time() - self.began
+
+    def loop(self, iterations):
+        """Yields the iterations from the resumed one up to and including `iterations`, where only evaluation is left.
+
+        Saves a checkpoint every --save_it iterations. Ctrl-C or SIGTERM lets the iteration end, saves and stops.
+        """
+        def ask_to_stop(number, frame):
+            if self.stop or self.evaluating:    # an evaluation changes nothing: its checkpoint is already written
+                raise KeyboardInterrupt(self._how_to_go_on())
+            self.stop = True
+
+        handlers = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with progress(total=iterations, initial=self.start, desc=self.method, unit="it") as self.bar:
+                for it in range(self.start, iterations + 1):
+                    if (it % self.args["save_it"] == 0 or self.stop or it == iterations) and self.saved_at != it:
+                        self.save(it)
+                    if self.stop:
+                        raise KeyboardInterrupt(self._how_to_go_on())
+                    yield it
+                    if it < iterations:
+                        self.bar.update()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _how_to_go_on(self):
+        return f"Iteration {self.saved_at} is saved in {self.folder}: the same command with --resume goes on from there"
+
+    def log(self, iteration, every=10, **values):
+        """One line of metrics.jsonl each `every` iterations (tensors are read only then). NaN stops the run."""
+        if iteration % every:
+            return
+        values = {key: float(value) for key, value in values.items()}
+        for key, value in values.items():
+            if not np.isfinite(value):
+                raise ValueError(f"{key} is {value} at iteration {iteration}: " + self._way_back())
+        self._record({"iteration": iteration, **values})
+        if self.bar is not None:
+            self.bar.set_postfix({key: f"{value:.4g}" for key, value in values.items()}, refresh=False)
+
+    def _record(self, line):
+        self.metrics.write(json.dumps(line) + "\n")
+        if self.wandb:
+            self.wandb.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["iteration"])
+
+    # ---- evaluation and result ----
+
+    def evaluate(self, iteration, spec, networks, score, synset=None, **header):
+        """Scores a set, as it is stored, with num_eval networks of each name: `score(stored, network, seed)` gives an
+        EvalResult. Keeps the set in synset.safetensors when it is the one that will be reported.
+
+        Each network's result is saved as it comes, so that a stopped evaluation goes on with the next network. The
+        seeds are those of every iteration and every method: differences are paired. Without a set, `score` gets None.
+        """
+        if self.saved_at != iteration:
+            self.save(iteration)
+        stored = as_stored(synset, self.args["store"], spec).to(self.device) if synset is not None else None
+        done = {(r["iteration"], r["network"], r["number"]) for r in self.history}
+        self.evaluating = True
+        for network in networks:
+            for number in range(self.args["num_eval"]):
+                if (iteration, network, number) in done:
+                    continue
+                began = time.time()
+                result = score(stored, network, derive_seed(self.seed, "evaluation", number))
+                self.history.append({"iteration": iteration, "network": network, "number": number, "top1": result.top1,
+                                     "top5": result.top5, "loss": result.loss, "per_class": result.per_class.tolist()})
+                self.eval_seconds += time.time() - began
+                self.save(iteration)
+            self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
+        self.save(iteration)
+        self.evaluating = False
+        if synset is not None and iteration == self.reported_iteration(networks):
+            save_synset(self.folder / "synset.safetensors", synset, spec, self.args["store"], method=self.method,
+                        dataset=self.args["dataset"], seed=self.seed, protocol=self.args["protocol"],
+                        iteration=iteration, **header)
+        scores = self.scores(iteration, networks[0])
+        tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
+                   f"{100 * scores['top1_std']:.1f} %, top-5 {100 * scores['top5_mean']:.1f} % "
+                   f"({scores['num_networks']} networks)", file=sys.stderr)
+
+    def scores(self, iteration, network):
+        """Mean, standard deviation and 95 % interval (Student's t over networks) of the results at an iteration."""
+        from scipy.stats import t
+        results = [r for r in self.history if (r["iteration"], r["network"]) == (iteration, network)]
+        top1 = np.array([r["top1"] for r in results])
+        n = len(results)
+        std = float(top1.std(ddof=1)) if n > 1 else 0.0
+        return {"top1_mean": float(top1.mean()), "top1_std": std,
+                "top1_ci95": float(t.ppf(0.975, n - 1) * std / n ** 0.5) if n > 1 else None,
+                "top5_mean": float(np.mean([r["top5"] for r in results])),
+                "loss_mean": float(np.mean([r["loss"] for r in results])), "num_networks": n,
+                "per_class": np.mean([r["per_class"] for r in results], axis=0).tolist()}
+
+    def reported_iteration(self, networks):
+        """The last evaluated iteration, or with --protocol paper the best on the test split, as published."""
+        evaluated = sorted({r["iteration"] for r in self.history})
+        if self.args["protocol"] != "paper":
+            return evaluated[-1]
+        return max(evaluated, key=lambda it: self.scores(it, networks[0])["top1_mean"])
+
+    def finish(self, data, networks, **extra):
+        """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
+        iteration = self.reported_iteration(networks)
+        first = min(r["iteration"] for r in self.history)
+        result = {"method": self.method, "dataset": self.args["dataset"], "network": networks[0],
+                  "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
+                  **self.scores(iteration, networks[0])}
+        if iteration != first:
+            start = self.scores(first, networks[0])
+            result |= {"top1_start_mean": start["top1_mean"], "top1_start_std": start["top1_std"]}
+        for network in networks[1:]:
+            result |= {f"{key}_{network}": value for key, value in self.scores(iteration, network).items()
+                       if key in ("top1_mean", "top1_std", "top5_mean")}
+        path = self.folder / "synset.safetensors"
+        if path.is_file():
+            synset, header = load_synset(path)
+            result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
+            rows = preview_rows(synset, data)
+            picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std)
+            picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
+        evaluated = sorted({r["iteration"] for r in self.history})
+        if len(evaluated) > 1:
+            picture.curve(self.folder / "curve.png", title=f"{self.method} on {self.args['dataset']}", series={
+                network: [(it, *(self.scores(it, network)[key] for key in ("top1_mean", "top1_std")))
+                          for it in evaluated] for network in networks})
+        result |= {"seconds": round(self.elapsed(), 1),
+                   "distill_seconds": round(self.elapsed() - self.eval_seconds, 1),
+                   "peak_memory_bytes": _peak_memory(self.device), **extra}
+        self._write_json("result.json", result)
+        self.metrics.close()
+        if self.wandb:
+            self.wandb.summary.update({key: value for key, value in result.items() if key != "per_class"})
+            self.wandb.finish()
+        print("RESULT " + json.dumps(result), flush=True)
+        return result
+
+
+def preview_rows(synset, data):
+    """(class name, synthetic clip, real clip) of each class: its first synthetic beside its first training clip."""
+    classes = torch.arange(data.spec.num_classes)
+    if isinstance(synset, ImageSet) and data.spec.view != "single":
+        synset.frames = data.spec.frames
+    with torch.no_grad():
+        synthetic, _ = synset.render(classes, torch.zeros_like(classes))
+    first = [int((data.train.labels == k).nonzero()[0]) for k in classes]
+    real = data.train.get(first)
+    if synthetic.dim() == 4:
+        synthetic, real = synthetic[:, None], real[:, None]
+    return list(zip(data.spec.classes, synthetic, real, strict=True))
+
+
+def _commit():
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _peak_memory(device):
+    """Peak bytes: on the device for CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

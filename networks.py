@@ -1,0 +1,361 @@
+"""The networks, and one table NETWORKS of name -> constructor.
+
+    net = lookup("ConvNet3D")(spec)      # spec: anything with num_classes, frames, size (square pixels) and channels
+    net(x)                               # (B, K) logits
+    net.embed(x)                         # (B, D) the features that the logits are made from, never with dropout in them
+
+Letters: B batch, K classes, T frames, C channels, H W size, D features. A video network takes (B, T, C, H, W), an image
+network (B, C, H, W); `takes(name)` says which. Initial weights are torch's defaults, drawn from the ambient generator,
+which the caller seeds.
+
+Sources: ConvNet3D and the ConvNet per frame, Wang, Xu, Lu, Li, CVPR 2024, arXiv 2312.00362; the image networks, Zhao,
+Mopuri, Bilen, ICLR 2021, arXiv 2006.05929.
+"""
+
+from functools import partial
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "swish": nn.SiLU}
+POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
+NORMS = {
+    "none": lambda channels, side: nn.Identity(),
+    "batch": lambda channels, side: nn.BatchNorm2d(channels),
+    "layer": lambda channels, side: nn.LayerNorm((channels, side, side)),
+    "group": lambda channels, side: nn.GroupNorm(4, channels),
+    # One group per channel is instance norm. On a 1x1 map a channel minus its own mean is zero, which would wipe out
+    # the signal (and torch refuses it for a batch of one), so such a map is passed on as it is.
+    "instance": lambda channels, side: nn.GroupNorm(channels, channels) if side > 1 else nn.Identity(),
+}
+
+
+class ConvNet3D(nn.Module):
+    """3D ConvNet on clips, with no norm layer. The field calls it MiniC3D.
+
+    (B, T, C, H, W) -> (B, K). 3,647,666 parameters at 50 classes. D is 2,048 at 16x112x112 and 256 at 8x64x64.
+    width: channels of the first block; the blocks after it have twice as many.
+    The published width is 64 and the published depth 3. arXiv 2312.00362.
+    """
+
+    takes = "video"
+
+    def __init__(self, spec, depth=3, width=64):
+        super().__init__()
+        widths = (width,) + (2 * width,) * (depth - 1)
+        self.convs = nn.ModuleList(
+            nn.Conv3d(before, after, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3))
+            for before, after in pairwise((spec.channels, *widths))
+        )
+        self.dropout = nn.Dropout(0.5)
+        self.classifier = nn.Conv3d(widths[-1], spec.num_classes, 1)
+
+    def feature_map(self, x):
+        """(B, T, C, H, W) -> (B, width, T', H', W')."""
+        x = x.transpose(1, 2)
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            # A short or small clip has less left than the kernel asks for.
+            kernel = [min(k, left) for k, left in zip((1 if i == 0 else 2, 2, 2), x.shape[2:], strict=True)]
+            # ReLU and maximum commute, values and gradients alike; after the pool there is a quarter to an eighth to do.
+            x = F.relu(F.max_pool3d(x, kernel))
+        return x
+
+    def embed(self, x):
+        """(B, T, C, H, W) -> (B, D), the flattened map before the last pool."""
+        return self.feature_map(x).flatten(1)
+
+    def forward(self, x):
+        x = self.feature_map(x)
+        frames, height, width = x.shape[2:]
+        # All that is left in space and two steps in time: the published (2, 2, 2) at 112 pixels and (2, 1, 1) at 64.
+        x = F.avg_pool3d(x, (min(2, frames), height, width), stride=1)
+        x = self.classifier(self.dropout(x))  # (B, K, T'', 1, 1)
+        return x.flatten(2).max(dim=2).values
+
+
+def conv_stack(spec, plan, act, norm, pool):
+    """Convolution, norm, activation and perhaps a pool by 2, for each row (width, kernel, padding, pooled) of `plan`.
+
+    Returns the layers, the channels of the last map and its side in pixels.
+    """
+    layers, channels, side = [], spec.channels, spec.size
+    for i, (width, kernel, padding, pooled) in enumerate(plan):
+        if i == 0 and side == 28:
+            padding += 2  # the 28 pixels of MNIST are padded to 32, as DC does, so that they halve five times
+        side += 2 * padding - kernel + 1
+        layers += [nn.Conv2d(channels, width, kernel, padding=padding), NORMS[norm](width, side), ACTIVATIONS[act]()]
+        if pooled and pool != "none" and side > 1:  # a 1x1 map has nothing left to pool
+            layers.append(POOLINGS[pool](2))
+            side //= 2
+        channels = width
+    return nn.Sequential(*layers), channels, side
+
+
+class ConvNet(nn.Module):
+    """A stack of convolutions, hidden linear layers if any, a linear classifier. (B, C, H, W) -> (B, K).
+
+    With neither `plan` nor `hidden` it is the usual ConvNet: `depth` blocks of 3x3 convolution, norm, activation, pool;
+    320,010 parameters for 10 classes at 32 pixels; D = width * (H / 2^depth)^2.
+    plan: rows of `conv_stack`, which replace width and depth.
+    hidden: widths of the linear layers between the map and the classifier.
+    arXiv 2006.05929.
+    """
+
+    takes = "image"
+
+    def __init__(self, spec, width=128, depth=3, act="relu", norm="instance", pool="avg", plan=None, hidden=()):
+        super().__init__()
+        plan = [(width, 3, 1, True)] * depth if plan is None else plan
+        self.features, channels, side = conv_stack(spec, plan, act, norm, pool)
+        sizes = (channels * side * side, *hidden)
+        self.hidden = nn.Sequential()
+        for before, after in pairwise(sizes):
+            self.hidden.extend([nn.Linear(before, after), ACTIVATIONS[act]()])
+        self.classifier = nn.Linear(sizes[-1], spec.num_classes)
+
+    def embed(self, x):
+        """(B, C, H, W) -> (B, D), what the classifier sees."""
+        return self.hidden(self.features(x).flatten(1))
+
+    def forward(self, x):
+        return self.classifier(self.embed(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut. (B, before, H, W) -> (B, after, H', W'); H' is `self.side`.
+
+    side: H. stride: 1 or 2. average: halve by average pooling in place of a strided convolution.
+    """
+
+    def __init__(self, before, after, stride, side, norm, average):
+        super().__init__()
+        pooled = average and stride > 1 and side > 1
+        step = 1 if average else stride
+        middle = (side - 1) // step + 1  # side after the first convolution
+        self.side = middle // 2 if pooled else middle
+        pool = [nn.AvgPool2d(2)] if pooled else []
+        self.residual = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride=step, padding=1, bias=False),
+            NORMS[norm](after, middle),
+            nn.ReLU(),
+            *pool,
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            NORMS[norm](after, self.side),
+        )
+        self.shortcut = nn.Identity()
+        if before != after or stride > 1:
+            # Pooling and a 1x1 convolution commute; pooled first, the convolution costs a quarter.
+            conv = nn.Conv2d(before, after, 1, stride=step, bias=False)
+            self.shortcut = nn.Sequential(*pool, conv, NORMS[norm](after, self.side))
+
+    def forward(self, x):
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for small images: 3x3 stem without a pool, four stages, average over the map. (B, C, H, W) -> (B, K).
+
+    average: average pooling in place of strided convolutions. D is 512; 11,173,962 parameters for 10 classes.
+    arXiv 1512.03385, 2006.05929.
+    """
+
+    takes = "image"
+
+    def __init__(self, spec, norm="instance", average=False):
+        super().__init__()
+        stem = nn.Conv2d(spec.channels, 64, 3, padding=1, bias=False)
+        layers = [stem, NORMS[norm](64, spec.size), nn.ReLU()]
+        before, side = 64, spec.size
+        for after, first_stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+            for stride in (first_stride, 1):
+                layers.append(ResidualBlock(before, after, stride, side, norm, average))
+                before, side = after, layers[-1].side
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(before, spec.num_classes)
+
+    def embed(self, x):
+        """(B, C, H, W) -> (B, 512)."""
+        return self.features(x).mean((2, 3))
+
+    def forward(self, x):
+        return self.classifier(self.embed(x))
+
+
+class MeanOverTime(nn.Module):
+    """(B, T, F) -> (B, F), for any T."""
+
+    def __init__(self, features, frames):
+        super().__init__()
+        self.size = features
+
+    def forward(self, x):
+        return x.mean(1)
+
+
+class MLPOverTime(nn.Module):
+    """(B, T, F) -> (B, size): one linear layer shared by the frames, their outputs side by side, one more. T is fixed.
+
+    Straight from T * F numbers the first layer alone would hold 51 million weights at 16x112x112.
+    """
+
+    def __init__(self, features, frames, size=128):
+        super().__init__()
+        self.size = size
+        self.frame = nn.Sequential(nn.Linear(features, size), nn.ReLU())
+        self.clip = nn.Sequential(nn.Linear(frames * size, size), nn.ReLU())
+
+    def forward(self, x):
+        return self.clip(self.frame(x).flatten(1))
+
+
+class RecurrentOverTime(nn.Module):
+    """(B, T, F) -> (B, size): the last hidden state of one recurrent layer, for any T.
+
+    cell: nn.RNNCell, nn.LSTMCell or nn.GRUCell. It is stepped here, and not by nn.RNN, nn.LSTM and nn.GRU, because
+    cuDNN's recurrent layers have no second derivative, which trajectory matching needs, and no first one in eval mode.
+    Weights, initial draw and output are the same.
+    """
+
+    def __init__(self, features, frames, cell, size=128):
+        super().__init__()
+        self.size = size
+        self.cell = cell(features, size)
+
+    def forward(self, x):
+        state = None
+        for frame in x.unbind(1):
+            state = self.cell(frame, state)
+        return state[0] if isinstance(state, tuple) else state  # an LSTM's state is (hidden, cell)
+
+
+OVER_TIME = {
+    "Mean": MeanOverTime,
+    "MLP": MLPOverTime,
+    "RNN": partial(RecurrentOverTime, cell=nn.RNNCell),
+    "LSTM": partial(RecurrentOverTime, cell=nn.LSTMCell),
+    "GRU": partial(RecurrentOverTime, cell=nn.GRUCell),
+}
+
+
+class VideoConvNet(nn.Module):
+    """The depth-3 ConvNet on each frame, then `over_time` (a key of OVER_TIME), then a linear classifier.
+
+    (B, T, C, H, W) -> (B, K). D is 128 for MLP, RNN, LSTM and GRU; for Mean it is width * (H / 8)^2.
+    arXiv 2312.00362.
+    """
+
+    takes = "video"
+
+    def __init__(self, spec, over_time, width=128):
+        super().__init__()
+        self.features, channels, side = conv_stack(spec, [(width, 3, 1, True)] * 3, "relu", "instance", "avg")
+        self.over_time = OVER_TIME[over_time](channels * side * side, spec.frames)
+        self.classifier = nn.Linear(self.over_time.size, spec.num_classes)
+
+    def embed(self, x):
+        """(B, T, C, H, W) -> (B, D), what the classifier sees."""
+        frames = self.features(x.flatten(0, 1)).flatten(1)  # (B * T, F)
+        return self.over_time(frames.unflatten(0, x.shape[:2]))
+
+    def forward(self, x):
+        return self.classifier(self.embed(x))
+
+
+# Rows of conv_stack: (width, kernel, padding, pooled).
+LENET = [(6, 5, 0, True), (16, 5, 0, True)]
+ALEXNET = [(128, 5, 2, True), (192, 5, 2, True), (256, 3, 1, False), (192, 3, 1, False), (192, 3, 1, True)]
+VGG11 = [(64, 3, 1, True), (128, 3, 1, True)] + [
+    (width, 3, 1, pooled) for width in (256, 512, 512) for pooled in (False, True)
+]
+
+NETWORKS = {
+    "ConvNet3D": ConvNet3D,
+    "ConvNet3DW16": partial(ConvNet3D, width=16),
+    "ConvNet3DW32": partial(ConvNet3D, width=32),
+    "ConvNet3DD1": partial(ConvNet3D, depth=1),
+    "ConvNet3DD2": partial(ConvNet3D, depth=2),
+    "ConvNet3DD2W16": partial(ConvNet3D, depth=2, width=16),
+    "ConvNet3DD2W32": partial(ConvNet3D, depth=2, width=32),
+    **{f"VideoConvNet{name}": partial(VideoConvNet, over_time=name) for name in OVER_TIME},
+    **{f"VideoConvNet{name}W32": partial(VideoConvNet, over_time=name, width=32) for name in OVER_TIME},
+    "MLP": partial(ConvNet, plan=(), hidden=(128, 128)),
+    "ConvNet": ConvNet,
+    **{f"ConvNetD{depth}": partial(ConvNet, depth=depth) for depth in (1, 2, 3, 4)},
+    **{f"ConvNetW{width}": partial(ConvNet, width=width) for width in (32, 64, 128, 256)},
+    **{f"ConvNetD{depth}W32": partial(ConvNet, depth=depth, width=32) for depth in (2, 3, 4)},
+    "ConvNetAS": partial(ConvNet, act="sigmoid"),
+    "ConvNetAR": partial(ConvNet, act="relu"),
+    "ConvNetAL": partial(ConvNet, act="leakyrelu"),
+    "ConvNetASwish": partial(ConvNet, act="swish"),
+    "ConvNetASwishBN": partial(ConvNet, act="swish", norm="batch"),
+    "ConvNetNN": partial(ConvNet, norm="none"),
+    "ConvNetBN": partial(ConvNet, norm="batch"),
+    "ConvNetLN": partial(ConvNet, norm="layer"),
+    "ConvNetIN": partial(ConvNet, norm="instance"),
+    "ConvNetGN": partial(ConvNet, norm="group"),
+    "ConvNetNP": partial(ConvNet, pool="none"),
+    "ConvNetMP": partial(ConvNet, pool="max"),
+    "ConvNetAP": partial(ConvNet, pool="avg"),
+    "LeNet": partial(ConvNet, plan=LENET, hidden=(120, 84), norm="none", pool="max"),
+    "AlexNet": partial(ConvNet, plan=ALEXNET, norm="none", pool="max"),
+    "AlexNetBN": partial(ConvNet, plan=ALEXNET, norm="batch", pool="max"),
+    "VGG11": partial(ConvNet, plan=VGG11, norm="instance", pool="max"),
+    "VGG11BN": partial(ConvNet, plan=VGG11, norm="batch", pool="max"),
+    "ResNet18": partial(ResNet18, norm="instance"),
+    "ResNet18BN": partial(ResNet18, norm="batch"),
+    "ResNet18_AP": partial(ResNet18, norm="instance", average=True),
+    "ResNet18BN_AP": partial(ResNet18, norm="batch", average=True),
+}
+
+
+def lookup(name):
+    """NETWORKS[name]; ValueError with the choices for a name that is not there."""
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
+
+
+def takes(name):
+    """What the network of this name takes: "video" (B, T, C, H, W) or "image" (B, C, H, W)."""
+    constructor = lookup(name)
+    return getattr(constructor, "func", constructor).takes  # a partial's class is its func
+
+
+class Dispatch(nn.Module):
+    """One forward that stands for both `forward` and `embed`: nn.DataParallel calls nothing else on its replicas."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, features):
+        return self.module.embed(x) if features else self.module(x)
+
+
+class Parallel(nn.Module):
+    """A network on several devices: `forward` and `embed` alike split the batch over nn.DataParallel's replicas.
+
+    `parallel.module` is the plain network: save its state_dict, not this one's.
+    """
+
+    def __init__(self, module, device_ids=None):
+        super().__init__()
+        self.replicas = nn.DataParallel(Dispatch(module), device_ids=device_ids)
+
+    @property
+    def module(self):
+        return self.replicas.module.module
+
+    @property
+    def takes(self):
+        return self.module.takes
+
+    # The flag goes by position: as a keyword DataParallel would hand it to every device, and a device that gets no part
+    # of a small batch would be called without x.
+    def forward(self, x):
+        return self.replicas(x, False)
+
+    def embed(self, x):
+        return self.replicas(x, True)

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Lint and the whole test suite, in an environment that is set up if need be.  bash sh/test.sh [pytest arguments]
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$ROOT/sh/setup.sh"
+setup requirements-test.txt
+cd "$ROOT"
+"$PYTHON" -m ruff check .
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,33 @@
+"""Data that several tests share, each made once: MotionDigits, and a tiny UCF101 tree of blank-coloured frames."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NET = "ConvNet3DD2W16"      # small enough for a CPU
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A data path that holds MotionDigits."""
+    from distill_utils import motiondigits
+    path = tmp_path_factory.mktemp("data")
+    motiondigits.make(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def digit_data(digits):
+    from utils import get_dataset
+    return get_dataset("MotionDigits", digits)
+
+
+def run_script(script, *args, cwd=None, check=True, **kwargs):
+    """A script as a user runs it, in a process of its own."""
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=cwd, capture_output=True, text=True,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, **kwargs)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done

@@ -1,0 +1,298 @@
+"""Every network of the table gives logits, features and gradients; ConvNet3D is the published one; Parallel works."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from networks import NETWORKS, ConvNet3D, Parallel, lookup, takes
+
+SIZES = (16, 28, 32, 48, 64, 96, 112, 128, 224)
+LENGTHS = (1, 2, 4, 8, 15, 16, 17, 32)
+VIDEO = [name for name in NETWORKS if takes(name) == "video"]
+IMAGE = [name for name in NETWORKS if takes(name) == "image"]
+CLASSES = 5
+
+
+def make_spec(frames=8, size=32, num_classes=CLASSES, channels=3):
+    return SimpleNamespace(num_classes=num_classes, frames=frames, size=size, channels=channels)
+
+
+def make(name, spec, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return lookup(name)(spec)
+
+
+def batch_shape(name, spec, batch=2):
+    frames = (spec.frames,) if takes(name) == "video" else ()
+    return batch, *frames, spec.channels, spec.size, spec.size
+
+
+def make_batch(name, spec, batch=2, seed=1):
+    return torch.randn(batch_shape(name, spec, batch), generator=torch.Generator().manual_seed(seed))
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def meta(name, spec):
+    """The network and a batch of two, with shapes and no numbers: no memory, no work."""
+    with torch.device("meta"):
+        return lookup(name)(spec), torch.empty(batch_shape(name, spec))
+
+
+# The table
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_features_and_gradient(name):
+    spec = make_spec()
+    net, x = make(name, spec).eval(), make_batch(name, spec).requires_grad_()
+    assert net.takes == takes(name)
+    logits, features = net(x), net.embed(x)
+    assert logits.shape == (2, CLASSES) and torch.isfinite(logits).all()
+    assert features.ndim == 2 and len(features) == 2 and torch.isfinite(features).all()
+    # Two clips do not look the same, nor do the features of one.
+    assert (features[0] - features[1]).abs().max() > 1e-4 and features.std(1).min() > 1e-4
+    if not isinstance(net, ConvNet3D):  # which has its own tests below
+        torch.testing.assert_close(net.classifier(features), logits)
+        assert not any(isinstance(module, nn.Dropout) for module in net.modules())
+    (grad,) = torch.autograd.grad(logits.logsumexp(1).sum(), x)
+    assert torch.isfinite(grad).all() and (grad.flatten(1).abs().amax(1) > 0).all()
+    # A prediction is a clip's own: the other clips of the batch have no part in it.
+    with torch.no_grad():
+        torch.testing.assert_close(net(x[:1]), logits[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_image_networks_at_larger_sizes(name):
+    for size in (64, 96, 112):
+        net, x = meta(name, make_spec(size=size))
+        assert net(x).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("name", IMAGE)
+def test_image_networks_on_one_small_image(name):
+    for spec in (make_spec(size=16), make_spec(size=28, channels=1)):
+        net, x = make(name, spec).eval(), make_batch(name, spec, batch=1)
+        with torch.no_grad():
+            assert torch.isfinite(net(x)).all()
+            # No map was normalised to nothing on its way.
+            assert net.embed(x).std() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["ConvNet3D", "ConvNet3DD2", "ConvNet3DD1"])
+def test_convnet3d_at_every_size_and_length(name):
+    net, _ = meta(name, make_spec())  # one network for them all
+    for size in SIZES:
+        for frames in LENGTHS:
+            x = torch.empty(2, frames, 3, size, size, device="meta")
+            assert net(x).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("name", [name for name in VIDEO if name.endswith("W32") and "ConvNet3D" not in name])
+def test_networks_per_frame_at_every_size_and_length(name):
+    # Time and space meet in no layer here: each on its own will do.
+    for size in SIZES:
+        net, x = meta(name, make_spec(1, size))
+        assert net(x).shape == (2, CLASSES)
+    for frames in LENGTHS:
+        spec = make_spec(frames, 16)
+        with torch.no_grad():
+            assert make(name, spec)(make_batch(name, spec)).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("frames, size", [(1, 16), (2, 28), (15, 48), (17, 32)])
+def test_convnet3d_trains_on_odd_clips(frames, size):
+    spec = make_spec(frames, size)
+    net, x = make("ConvNet3DW16", spec).train(), make_batch("ConvNet3DW16", spec)
+    net(x).sum().backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in net.parameters())
+
+
+def test_same_seed_same_weights():
+    for name in ("ConvNet3DW16", "VideoConvNetGRUW32", "MLP", "ConvNetD4", "LeNet", "VGG11", "ResNet18"):
+        one, same, other = (make(name, make_spec(2, 16), seed).state_dict() for seed in (3, 3, 4))
+        assert all(torch.equal(one[key], same[key]) for key in one)
+        assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_unknown_name_lists_the_choices():
+    for fail in (lookup, takes):
+        with pytest.raises(ValueError, match="'ConvNet4D'") as error:
+            fail("ConvNet4D")
+        assert all(name in str(error.value) for name in NETWORKS)
+
+
+@pytest.mark.parametrize(
+    "name, size, parameters, features",
+    [
+        ("ConvNet", 32, 320_010, 2048),
+        ("ConvNetD4", 112, 510_090, 6272),
+        ("LeNet", 32, 62_006, 84),
+        ("VGG11BN", 32, 9_231_114, 512),
+        ("ResNet18BN", 32, 11_173_962, 512),
+    ],
+)
+def test_known_sizes_of_image_networks(name, size, parameters, features):
+    spec = make_spec(size=size, num_classes=10)
+    net, x = meta(name, spec)
+    assert count(net) == parameters
+    assert net.embed(x).shape == (2, features)
+
+
+# ConvNet3D
+
+
+@pytest.mark.parametrize("frames, size, features", [(16, 112, 2048), (8, 64, 256)])
+def test_convnet3d_is_the_published_one(frames, size, features):
+    spec = make_spec(frames, size, num_classes=50)
+    net, x = meta("ConvNet3D", spec)
+    assert count(net) == 3_647_666
+    assert net(x).shape == (2, 50) and net.embed(x).shape == (2, features)
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    assert not any(isinstance(module, norms) for module in net.modules())
+    assert not list(net.buffers())
+
+
+@pytest.mark.parametrize("frames, size", [(16, 112), (8, 64)])
+def test_convnet3d_against_its_description(frames, size):
+    spec = make_spec(frames, size, num_classes=50)
+    net, x = make("ConvNet3D", spec).eval(), make_batch("ConvNet3D", spec, batch=1)
+    w1, b1, w2, b2, w3, b3, w4, b4 = net.parameters()
+    with torch.no_grad():
+        map_ = x.permute(0, 2, 1, 3, 4)
+        map_ = F.max_pool3d(F.conv3d(map_, w1, b1, (1, 2, 2), (1, 3, 3)).relu(), (1, 2, 2))
+        map_ = F.max_pool3d(F.conv3d(map_, w2, b2, (1, 2, 2), (1, 3, 3)).relu(), (2, 2, 2))
+        map_ = F.max_pool3d(F.conv3d(map_, w3, b3, (1, 2, 2), (1, 3, 3)).relu(), (2, 2, 2))
+        torch.testing.assert_close(net.embed(x), map_.reshape(1, -1))
+        pooled = F.avg_pool3d(map_, (2, 2, 2) if size > 64 else (2, 1, 1), stride=1)
+        assert pooled.shape[3:] == (1, 1)
+        logits = torch.einsum("bcthw,kc->bkt", pooled, w4[:, :, 0, 0, 0]) + b4[:, None]
+        torch.testing.assert_close(net(x), logits.amax(2))
+
+
+def test_convnet3d_uses_dropout_in_forward_alone():
+    spec = make_spec()
+    net, x = make("ConvNet3D", spec).train(), make_batch("ConvNet3D", spec)
+    with torch.no_grad():
+        assert not torch.equal(net(x), net(x))
+        features = net.embed(x)
+        net.eval()
+        assert torch.equal(net(x), net(x)) and torch.equal(net.embed(x), features)
+
+
+def test_widths_scale_alike():
+    def widths(name):
+        return [p.shape[0] for p in make(name, make_spec()).parameters() if p.ndim == 5]
+
+    assert widths("ConvNet3D") == [64, 128, 128, CLASSES]
+    assert widths("ConvNet3DW16") == [16, 32, 32, CLASSES]
+    assert widths("ConvNet3DD1") == [64, CLASSES]
+    assert widths("ConvNet3DD2W32") == [32, 64, CLASSES]
+
+
+# What the matching methods ask of a network
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_recurrent_features_are_torchs_own(kind):
+    spec = make_spec(frames=5)
+    net = make(f"VideoConvNet{kind}W32", spec)
+    cell = net.over_time.cell
+    whole = getattr(nn, kind)(cell.input_size, cell.hidden_size, batch_first=True)
+    whole.load_state_dict({f"{key}_l0": value for key, value in cell.state_dict().items()})
+    x = make_batch("VideoConvNetGRU", spec)
+    with torch.no_grad():
+        frames = torch.stack([net.features(x[:, t]).flatten(1) for t in range(5)], 1)
+        torch.testing.assert_close(net.embed(x), whole(frames)[0][:, -1])
+
+
+def second_derivative(name, device):
+    spec = make_spec(frames=4)
+    net, x = make(name, spec).to(device), make_batch(name, spec).to(device).requires_grad_()
+    loss = F.cross_entropy(net(x), torch.tensor([0, 1], device=device))
+    grads = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in grads), x)[0]
+
+
+MATCHED = ["ConvNet3DW16", "ConvNetD4W32"] + [f"VideoConvNet{k}W32" for k in ("Mean", "MLP", "RNN", "LSTM", "GRU")]
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_gradients_have_gradients(name):
+    grad = second_derivative(name, "cpu")
+    assert torch.isfinite(grad).all() and grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_weights_can_be_handed_in(name):
+    spec = make_spec(frames=4)
+    net, other = make(name, spec, seed=0).eval(), make(name, spec, seed=1).eval()
+    x = make_batch(name, spec)
+    with torch.no_grad():
+        torch.testing.assert_close(functional_call(net, dict(other.named_parameters()), (x,)), other(x))
+
+
+# Data parallel
+
+
+def test_parallel_sends_forward_and_embed_through_the_replicas(monkeypatch):
+    calls = []
+    forward = nn.DataParallel.forward
+
+    def counted(self, *inputs, **kwargs):
+        calls.append(inputs[0].shape)
+        # A keyword would reach a device that gets no clip of a small batch.
+        assert not kwargs
+        return forward(self, *inputs, **kwargs)
+
+    monkeypatch.setattr(nn.DataParallel, "forward", counted)
+    spec = make_spec()
+    net, x = make("ConvNet3DW16", spec).eval(), make_batch("ConvNet3DW16", spec)
+    parallel = Parallel(net, device_ids=[]).eval()
+    with torch.no_grad():
+        assert torch.equal(parallel(x), net(x)) and len(calls) == 1
+        assert torch.equal(parallel.embed(x), net.embed(x)) and len(calls) == 2
+
+
+def test_parallel_holds_the_plain_network_once():
+    net = make("ConvNet3DW16", make_spec())
+    parallel = Parallel(net, device_ids=[])
+    assert parallel.module is net and parallel.takes == "video"
+    assert [id(p) for p in parallel.parameters()] == [id(p) for p in net.parameters()]
+    assert len(parallel.state_dict()) == len(net.state_dict())
+    assert not parallel.eval().module.training
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", MATCHED)
+def test_gradients_have_gradients_on_a_gpu(name):
+    grad = second_derivative(name, "cuda")
+    assert torch.isfinite(grad).all() and grad.abs().max() > 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", ["ConvNet3DW16", "VideoConvNetLSTMW32", "ConvNetD4W32"])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_parallel_uses_every_gpu(name, batch):
+    spec = make_spec()
+    net, x = make(name, spec).cuda().eval(), make_batch(name, spec, batch).cuda()
+    parallel, devices = Parallel(net), set()
+    hook = nn.modules.module.register_module_forward_pre_hook(lambda module, args: devices.add(args[0].device))
+    try:
+        with torch.no_grad():
+            torch.testing.assert_close(parallel(x), net(x), rtol=1e-3, atol=1e-4)
+            devices.clear()
+            features = parallel.embed(x)
+            assert len(devices) == len(x.chunk(torch.cuda.device_count()))
+            torch.testing.assert_close(features, net.embed(x), rtol=1e-3, atol=1e-4)
+    finally:
+        hook.remove()

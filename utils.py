@@ -1,0 +1,243 @@
+"""The shared face of the scripts: data sets, networks, and how a network is trained and tested."""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import networks
+from distill_utils import motiondigits
+from distill_utils.clips import Clips, cached_frames
+from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa: F401 (handed on)
+from distill_utils.run import derive_seed, generator, progress, seeded
+from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs
+from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
+
+
+class Data(NamedTuple):
+    spec: Spec
+    train: Clips
+    test: Clips
+
+
+def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None):
+    """The training and test clips of a data set, from the cache, which is made if it is not there."""
+    spec = get_spec(name, frames, im_size, view)
+    if spec.folder == "MotionDigits":
+        motiondigits.make(data_path)
+    splits = []
+    for split in ("train", "test"):
+        folder = FrameFolder(spec, data_path, split)
+        splits.append(Clips(folder, cached_frames(folder, cache_path or f"{data_path}/cache", num_workers, preload)))
+    official = spec.clips
+    if (len(splits[0]), len(splits[1])) != official:
+        print(f"note: {name} has {len(splits[0])} training and {len(splits[1])} test clips here; the official split "
+              f"has {official[0]} and {official[1]}")
+    return Data(spec, *splits)
+
+
+def get_network(name, spec, device="cpu", dist=False):
+    """A network by name. With dist and several CUDA devices it computes on all of them, `embed` included.
+
+    Its weights come from torch's random state: call it inside `seeded`.
+    """
+    network = networks.lookup(name)(spec).to(device)
+    if dist and torch.device(device).type == "cuda" and torch.cuda.device_count() > 1:
+        network = networks.Parallel(network)
+    return network
+
+
+# ---- protocols ----------------------------------------------------------------------------------------------------
+
+def per_sample(x):
+    """Each clip or image standardised by its own mean and std: no prediction depends on the rest of the batch."""
+    dims = tuple(range(1, x.dim()))
+    return (x - x.mean(dims, keepdim=True)) / (x.std(dims, keepdim=True) + 1e-5)
+
+
+def per_batch(x):
+    """The whole batch standardised by one mean and std, as the published evaluation does."""
+    return (x - x.mean()) / x.std()
+
+
+class Protocol(NamedTuple):
+    """How networks see clips. See section Evaluation of the README."""
+    matching: callable          # what a network is shown while a set is matched
+    evaluation: callable        # and while it is trained on a set and tested
+    test_passes: int
+    random_test: bool           # test clips with a random start and a random flip
+    extra_epochs: int
+    cut_after: callable         # epochs -> last epoch before the learning rate is cut tenfold
+
+
+PROTOCOLS = {
+    "standard": Protocol(per_sample, per_sample, 1, False, 0, lambda epochs: epochs // 2 - 1),
+    "paper": Protocol(lambda x: x, per_batch, 3, True, 1, lambda epochs: epochs // 2 + 1),
+}
+
+
+# ---- evaluation ---------------------------------------------------------------------------------------------------
+
+class EvalResult(NamedTuple):
+    """Fractions in [0, 1]; per_class (K,), nan where a class has no clip. `train_top1` is of the last epoch."""
+    top1: float
+    top5: float
+    loss: float
+    per_class: Tensor
+
+
+POOLS = {   # eval_mode -> networks; S and SS are the network itself
+    "M": {"video": ["ConvNet3D", "VideoConvNetMean", "VideoConvNetMLP", "VideoConvNetRNN", "VideoConvNetLSTM",
+                    "VideoConvNetGRU"],
+          "image": ["MLP", "LeNet", "ConvNet", "AlexNet", "VGG11", "ResNet18"]},
+    "W": {"image": ["ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"],
+          "video": ["ConvNet3DW16", "ConvNet3DW32", "ConvNet3D"]},
+    "D": {"image": ["ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"],
+          "video": ["ConvNet3DD1", "ConvNet3DD2", "ConvNet3D"]},
+    "A": {"image": ["ConvNetAS", "ConvNetAR", "ConvNetAL", "ConvNetASwish"]},
+    "P": {"image": ["ConvNetNP", "ConvNetMP", "ConvNetAP"]},
+    "N": {"image": ["ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"]},
+    "B": {"image": ["ConvNetBN", "ConvNetASwishBN", "AlexNetBN", "VGG11BN", "ResNet18BN"]},
+}
+
+
+def get_eval_pool(eval_mode, model):
+    """The networks that score a set made with `model`, the main one first."""
+    takes = networks.takes(model)
+    if eval_mode == "SS":
+        return [model]
+    if eval_mode == "S":    # a tiny set is too small for batch statistics: the variant without
+        return [model.split("BN")[0] if model.split("BN")[0] in NETWORKS else model]
+    if takes not in POOLS.get(eval_mode, {}):
+        known = ["S", "SS", *(mode for mode, pool in POOLS.items() if takes in pool)]
+        raise ValueError(f"unknown --eval_mode {eval_mode!r} for {model}, a network of {takes}s: choose one of "
+                         f"{', '.join(known)}")
+    pool = POOLS[eval_mode][takes]
+    return [model, *(name for name in pool if name != model)] if model in pool or eval_mode == "M" else pool
+
+
+def check_network(model, spec, dataset):
+    """Raises ValueError unless the network takes what the data set gives, before any work is done."""
+    networks.lookup(model)
+    gives = "image" if spec.view == "single" else "video"
+    if networks.takes(model) != gives:
+        fitting = [name for name in NETWORKS if networks.takes(name) == gives]
+        raise ValueError(f"--model {model} takes {networks.takes(model)}s, but --dataset {dataset} gives {gives}s: "
+                         f"choose one of {', '.join(fitting)}")
+
+
+def check_args(args, view=None):
+    """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
+    spec = get_spec(args.dataset, args.frames, args.im_size, view)
+    check_network(args.model, spec, args.dataset)
+    pool = get_eval_pool(args.eval_mode, args.model)
+    for network in pool:
+        check_network(network, spec, args.dataset)
+    return spec, pool
+
+
+def data_settings(args):
+    """What `get_dataset` takes of a script's arguments."""
+    return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
+            "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers}
+
+
+def eval_settings(args, device):
+    """What `evaluate_synset` takes of a script's arguments."""
+    return {"epochs": args.epoch_eval_train, "lr": args.lr_net, "batch_size": args.batch_train,
+            "protocol": args.protocol, "device": device, "dist": True}
+
+
+def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, hal_init, dynamic_init):
+    """A static-dynamic set at its start. Without `static` (K * spc, C, H, W) middle frames of real clips; the dynamic
+    memories are noise (published) or the movement of the same real clips."""
+    spec = clips.spec
+    with seeded(seed):
+        synset = StaticDynamicSet(spec.num_classes, vpc, spc, dpc, spec.shape, n_hal, hal_mode, hal_init)
+        synset.dynamic.data.normal_()
+    clips = clips.start(max(spc, dpc), generator(seed))
+    synset.static.data = clips[:, :spc, spec.frames // 2].flatten(0, 1) if static is None else static
+    if dynamic_init == "real":
+        synset.start_dynamic(clips[:, :dpc])
+    return synset
+
+
+def make_optimizer(kind, rates, momentum=0.0):
+    """SGD or Adam over (tensors, learning rate) pairs; pairs with rate 0 are left as they are."""
+    groups = [{"params": tensors, "lr": lr} for tensors, lr in rates if lr > 0]
+    if not groups:
+        raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
+    return torch.optim.Adam(groups) if kind == "adam" else torch.optim.SGD(groups, momentum=momentum)
+
+
+def train_epoch(network, batches, optimizer):
+    """One pass of cross-entropy steps over (inputs, labels) pairs."""
+    network.train()
+    for inputs, labels in batches:
+        loss = F.cross_entropy(network(inputs), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def train_batches(train_on, batch_size, draw, device):
+    """One epoch of (inputs, labels): every clip once, in random order. From a synthetic set without a graph."""
+    if isinstance(train_on, Clips):
+        for batch in torch.randperm(len(train_on), generator=draw).split(batch_size):
+            yield train_on.get(batch, draw, device), train_on.labels[batch].to(device)
+    else:
+        classes, slots = all_pairs(train_on)
+        for batch in torch.randperm(len(classes), generator=draw).split(batch_size):
+            with torch.no_grad():
+                clips, labels = train_on.render(classes[batch].to(device), slots[batch].to(device), draw)
+            yield clips, labels
+
+
+@torch.no_grad()
+def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", seed=0):
+    """Tests a network on real clips, as the protocol says: an EvalResult."""
+    rules = PROTOCOLS[protocol]
+    network.eval()
+    k = clips.spec.num_classes
+    loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
+    for number in range(rules.test_passes):
+        draw = generator(seed, "test", number) if rules.random_test else None
+        for batch in torch.arange(len(clips)).split(batch_size):
+            labels = clips.labels[batch]
+            logits = network(rules.evaluation(clips.get(batch, draw, device))).float().cpu()
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            ranked = logits.topk(min(5, k), dim=1).indices
+            top5 += (ranked == labels[:, None]).sum().item()
+            hits += torch.bincount(labels[ranked[:, 0] == labels], minlength=k)
+            counts += torch.bincount(labels, minlength=k)
+    total = counts.sum().item()
+    return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
+
+
+def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
+                  device="cpu", dist=False, desc=None):
+    """A fresh network trained on a synthetic set or on real clips: SGD with momentum 0.9 and weight decay 5e-4, the
+    rate cut tenfold half-way. Everything random comes from the seed. Returns the network."""
+    rules = PROTOCOLS[protocol]
+    draw = generator(seed, "training")
+    with seeded(derive_seed(seed, "network"), device):      # weights, then dropout
+        net = get_network(network, spec, device, dist)
+        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+        for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
+                              disable=None):
+            batches = train_batches(train_on, batch_size, draw, device)
+            train_epoch(net, ((rules.evaluation(inputs), labels) for inputs, labels in batches), optimizer)
+            if epoch == rules.cut_after(epochs):
+                optimizer.param_groups[0]["lr"] *= 0.1
+    return net
+
+
+def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
+                    device="cpu", dist=False):
+    """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
+    clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
+    if isinstance(train_on, ImageSet) and data.spec.view != "single":
+        train_on.frames = data.spec.frames      # images train a video network as clips that stand still
+    net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
+                        seed=seed, device=device, dist=dist)
+    return evaluate(net, data.test, batch_size, protocol, device, seed)
