@@ -58,7 +58,7 @@ class ConvNet3D(nn.Module):
             x = conv(x)
             # A short or small clip has less left than the kernel asks for.
             kernel = [min(k, left) for k, left in zip((1 if i == 0 else 2, 2, 2), x.shape[2:], strict=True)]
-            # ReLU and maximum commute, values and gradients alike; after the pool there is a quarter to an eighth to do.
+            # ReLU and maximum commute, values and gradients alike; after the pool a quarter or an eighth is left to do.
             x = F.relu(F.max_pool3d(x, kernel))
         return x
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.io import ImageReadMode, decode_image, read_file
+from PIL import Image
 from torchvision.transforms.v2 import functional as transform
 from tqdm import tqdm
 
@@ -24,8 +24,9 @@ def decode(file, size):
     before the crop to 112 for a 4:3 video (method of S2D). An unreadable frame raises DataError with its name.
     """
     try:
-        image = decode_image(read_file(str(file)), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
+        with Image.open(file) as opened:
+            image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: Pillow's for a broken PNG
         raise DataError(f"cannot read the frame {file} ({error}): extract its clip again, or take the clip out of the "
                         "split file") from error
     if image.shape[1:] != (size, size):

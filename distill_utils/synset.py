@@ -246,12 +246,14 @@ def load_static(path, spec, spc):
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            images = content["image"].detach().float()
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f'--path_static {path} has no tensor "image": a static memory is a dict with the key '
-                             '"image", (K * spc, 3, H, W)') from error
         except Exception as error:      # whatever the unpickler meets in a file that is no plain tensor file
-            raise ValueError(f"--path_static {path} is not a file of plain tensors ({error})") from error
+            raise ValueError(f"--path_static {path} is not a file of plain tensors ({error}): make a static memory "
+                             "with distill_DC.py") from error
+        images = content.get("image") if isinstance(content, dict) else None
+        if not torch.is_tensor(images):
+            raise ValueError(f'--path_static {path} has no tensor "image": a static memory is a dict with the key '
+                             '"image", (K * spc, 3, H, W)')
+        images = images.detach().float()
     if tuple(images.shape) != wanted:
         raise ValueError(f"--path_static {path} holds images of shape {tuple(images.shape)}, but --dataset and --spc "
                          f"{spc} need {wanted}: give the file made for this data set, size and --spc")

@@ -133,6 +133,7 @@ def test_unknown_name_lists_the_choices():
     "name, size, parameters, features",
     [
         ("ConvNet", 32, 320_010, 2048),
+        ("ConvNet", 28, 320_010, 2048),  # padded to 32
         ("ConvNetD4", 112, 510_090, 6272),
         ("LeNet", 32, 62_006, 84),
         ("VGG11BN", 32, 9_231_114, 512),
@@ -144,6 +145,13 @@ def test_known_sizes_of_image_networks(name, size, parameters, features):
     net, x = meta(name, spec)
     assert count(net) == parameters
     assert net.embed(x).shape == (2, features)
+
+
+@pytest.mark.parametrize("name", [name for name in IMAGE if name.startswith("ResNet")])
+def test_resnet_knows_the_side_of_its_maps(name):
+    for size in (9, 28, 112):  # its norm layers are chosen by it
+        net, x = meta(name, make_spec(size=size))
+        assert net.features(x).shape[-1] == net.features[-1].side
 
 
 # ConvNet3D

@@ -1,0 +1,49 @@
+"""Prints one table of runs, a row each, and keeps it as a JSON list.
+
+    python summarize.py result/demo --json result/demo/table.json
+"""
+import argparse
+import json
+from pathlib import Path
+
+from distill_utils.files import replacing
+from distill_utils.run import cli
+
+ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "S2D-DM", "S2D-MTT")
+TITLES = {"full": "all real clips", "static": "static images alone", "S2D-DM": "static + dynamic (DM+S2D)",
+          "S2D-MTT": "static + dynamic (MTT+S2D)", "DC": "static images on single frames (DC)",
+          "DM": "pixels (DM)", "MTT": "pixels (MTT)"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="+", help="folders that hold runs, searched for result.json")
+    parser.add_argument("--json", help="file of the list")
+    args = parser.parse_args()
+    files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json"))
+    if not files:
+        raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
+    results = [json.loads(file.read_text()) for file in files]
+    results.sort(key=lambda r: (r["dataset"], r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
+    print(table(results))
+    if args.json:
+        with replacing(args.json) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"TABLE {args.json}")
+
+
+def table(results):
+    """Markdown, with percentages; the networks' spread is one standard deviation."""
+    lines = ["| method | clips/class | before training | top-1 % | top-5 % | networks | bytes stored | seconds |",
+             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for r in results:
+        start = f"{100 * r['top1_start_mean']:.1f} +- {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
+        lines.append(f"| {TITLES.get(r['method'], r['method'])} | {r['ipc'] or 'all'} | {start} "
+                     f"| {100 * r['top1_mean']:.1f} +- {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "
+                     f"| {r['num_networks']} | {r['storage_bytes']:,} | {r['seconds']:.0f} |")
+    settings = sorted({(r["dataset"], r["network"], r["protocol"]) for r in results})
+    return "\n".join([*lines, *(f"{dataset}, {network}, protocol {protocol}" for dataset, network, protocol in settings)])
+
+
+if __name__ == "__main__":
+    cli(main)

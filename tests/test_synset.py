@@ -1,0 +1,268 @@
+"""Synthetic sets: what is rendered, which slots are drawn, how a set is stored."""
+import json
+import struct
+
+import pytest
+import torch
+
+from distill_utils.dataset import get_spec
+from distill_utils.synset import (
+    KINDS,
+    Hallucinator,
+    ImageSet,
+    StaticDynamicSet,
+    VideoSet,
+    all_pairs,
+    as_stored,
+    load_static,
+    load_synset,
+    save_synset,
+    storage_bytes,
+)
+
+SPEC = get_spec("MotionDigits")
+SHAPE = SPEC.shape
+IMAGE = SHAPE[1:]
+
+
+def filled(synset, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    for tensor in synset.parameters():
+        tensor.data = torch.randn(tensor.shape, generator=draw)
+    return synset
+
+
+def sets():
+    return [filled(VideoSet(10, 2, SHAPE)), filled(ImageSet(10, 3, IMAGE)), filled(ImageSet(10, 3, IMAGE, frames=8)),
+            filled(StaticDynamicSet(10, 2, 4, 2, SHAPE, n_hal=2)),
+            filled(StaticDynamicSet(10, 1, 2, 3, SHAPE, hal_mode="add"))]
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_video_set_renders_its_own_pixels_class_by_class():
+    synset = filled(VideoSet(10, 3, SHAPE))
+    clips, labels = synset.render(torch.tensor([2, 9]), torch.tensor([1, 0]))
+    assert torch.equal(clips, synset.videos[[7, 27]]) and labels.tolist() == [2, 9]
+
+
+def test_an_image_as_a_clip_stands_still():
+    synset = filled(ImageSet(10, 2, IMAGE))
+    assert synset.render(*all_pairs(synset))[0].shape == (20, *IMAGE)
+    synset.frames = 5
+    clips, _ = synset.render(torch.tensor([4]), torch.tensor([1]))
+    assert clips.shape == (1, 5, *IMAGE) and all(torch.equal(frame, synset.static[9]) for frame in clips[0])
+
+
+def naive_hallucinator(hallucinator, static, dynamic):
+    """One clip, one frame and one output channel at a time, from the definition of a padded convolution."""
+    frames, size = dynamic.shape[0], static.shape[-1]
+    stack = torch.zeros(hallucinator.conv.in_channels, frames + 2, size + 2, size + 2, dtype=static.dtype)
+    for t in range(frames):
+        for c in range(3):
+            stack[c, t + 1, 1:-1, 1:-1] = static[c] + (dynamic[t, 0] if hallucinator.mode == "add" else 0)
+        if hallucinator.mode == "concat":
+            stack[3, t + 1, 1:-1, 1:-1] = dynamic[t, 0]
+    clip = torch.zeros(frames, 3, size, size, dtype=static.dtype)
+    for t in range(frames):
+        for c in range(3):
+            for y in range(size):
+                for x in range(size):
+                    patch = stack[:, t:t + 3, y:y + 3, x:x + 3]
+                    clip[t, c, y, x] = (patch * hallucinator.conv.weight[c]).sum() + hallucinator.conv.bias[c]
+    return clip
+
+
+@pytest.mark.parametrize("mode", ["concat", "add"])
+@pytest.mark.parametrize("init", ["published", "identity"])
+def test_hallucinator_equals_the_naive_convolution(mode, init):
+    torch.manual_seed(0)
+    hallucinator = Hallucinator(3, mode, init).double()
+    static, dynamic = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 3, 1, 4, 4).double()
+    clips = hallucinator(static, dynamic)
+    for i in range(2):
+        torch.testing.assert_close(clips[i], naive_hallucinator(hallucinator, static[i], dynamic[i]))
+    if init == "identity":
+        torch.testing.assert_close(clips, static[:, None] + dynamic)
+
+
+def test_the_published_hallucinator_has_327_parameters():
+    assert sum(p.numel() for p in Hallucinator().parameters()) == 327
+
+
+@pytest.mark.parametrize("vpc,spc,dpc", [(1, 2, 2), (1, 1, 3), (5, 10, 10), (2, 4, 2), (3, 3, 6)])
+def test_a_slot_draws_from_its_own_memories_only_and_from_all_of_them(vpc, spc, dpc):
+    synset = StaticDynamicSet(4, vpc, spc, dpc, (1, 3, 2, 2), hal_init="identity")
+    k, s = torch.meshgrid(torch.arange(4), torch.arange(spc), indexing="ij")
+    synset.static.data = (1000.0 * k + 100 * s).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone()
+    synset.dynamic.data = torch.arange(dpc).float().view(1, -1, 1, 1, 1, 1).expand(4, -1, 1, 1, 2, 2).clone()
+    classes, slots = all_pairs(synset)
+    seen, generator = {}, draw()
+    for _ in range(150):
+        clips, labels = synset.render(classes, slots, generator)
+        for value, label, slot in zip(clips[:, 0, 0, 0, 0].tolist(), labels.tolist(), slots.tolist(), strict=True):
+            value = round(value)
+            seen.setdefault((label, slot), set()).add((value // 1000, value % 1000 // 100, value % 100))
+    for (label, slot), found in seen.items():
+        assert found == {(label, i, j) for i in range(slot * spc // vpc, (slot + 1) * spc // vpc)
+                         for j in range(slot * dpc // vpc, (slot + 1) * dpc // vpc)}
+    assert len(seen) == 4 * vpc
+
+
+def test_every_hallucinator_is_drawn_and_one_draw_serves_one_clip():
+    synset = StaticDynamicSet(10, 1, 1, 1, SHAPE, n_hal=3)
+    for i, hallucinator in enumerate(synset.hallucinators):
+        hallucinator.conv.weight.data.zero_()
+        hallucinator.conv.bias.data.fill_(i)
+    clips, _ = synset.render(*all_pairs(synset), draw())
+    assert set(clips.unique().tolist()) == {0.0, 1.0, 2.0} and all(len(clip.unique()) == 1 for clip in clips)
+
+
+@pytest.mark.parametrize("synset", sets(), ids=lambda s: type(s).__name__)
+def test_rendering_is_one_batch_with_gradients_and_follows_its_generator(synset):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    a, labels = synset.render(*all_pairs(synset), draw(3))
+    b, _ = synset.render(*all_pairs(synset), draw(3))
+    assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), state)
+    assert labels.tolist() == [k for k in range(10) for _ in range(synset.num_slots)]
+    a.square().sum().backward()
+    assert all(p.grad is not None for p in synset.parameters())
+    synset.zero_grad()
+
+
+@pytest.mark.parametrize("spc,dpc,name", [(3, 2, "spc"), (2, 3, "dpc"), (1, 2, "spc")])
+def test_memories_that_cannot_be_shared_are_named(spc, dpc, name):
+    with pytest.raises(ValueError, match=f"--{name} .*multiple of 2"):
+        StaticDynamicSet(10, 2, spc, dpc, SHAPE)
+
+
+def test_the_real_start_renders_the_movement_of_the_real_clips():
+    real = torch.randn(4, 2, *SHAPE)
+    synset = StaticDynamicSet(4, 2, 2, 2, SHAPE, hal_init="identity")
+    synset.static.data = real[:, :, 4].flatten(0, 1).clone()
+    synset.start_dynamic(real)
+    clips, _ = synset.render(*all_pairs(synset))
+    torch.testing.assert_close(clips.mean(2), real.flatten(0, 1).mean(2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clips[:, 4], real.flatten(0, 1)[:, 4], rtol=1e-4, atol=1e-5)
+
+
+# ---- storage ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("store", ["float32", "bfloat16", "uint8"])
+@pytest.mark.parametrize("synset", sets(), ids=lambda s: type(s).__name__)
+def test_saved_sets_come_back_and_train_as_stored(tmp_path, synset, store):
+    path = tmp_path / "synset.safetensors"
+    save_synset(path, synset, SPEC, store, method="DM", dataset="MotionDigits", seed=3, protocol="standard", lr=0.02)
+    loaded, header = load_synset(path)
+    assert type(loaded) is type(synset) and loaded.arguments == synset.arguments
+    for name, value in as_stored(synset, store, SPEC).state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+        span = float(synset.state_dict()[name].amax() - synset.state_dict()[name].amin())
+        error = {"float32": 0, "bfloat16": 0.02, "uint8": max(span, 5) / 255}[store]
+        assert (value - synset.state_dict()[name]).abs().max() <= error
+    assert {"classes", "mean", "std", "frames", "size", "labels", "lr", "seed", "protocol", "store"} <= set(header)
+    size = struct.unpack("<Q", path.read_bytes()[:8])[0] + 8      # the header of the format
+    assert path.stat().st_size - size == storage_bytes(synset, store, SPEC)
+    first = path.read_bytes()
+    save_synset(path, synset, SPEC, store, method="DM", dataset="MotionDigits", seed=3, protocol="standard", lr=0.02)
+    assert path.read_bytes() == first
+
+
+def test_storage_of_the_published_sizes():
+    assert 120.3e6 < 4 * VideoSet(50, 1, (16, 3, 112, 112)).videos.numel() < 120.5e6      # 115 MiB
+    s2d = StaticDynamicSet(50, 1, 2, 2, (16, 3, 112, 112))
+    assert sum(4 * p.numel() for p in s2d.parameters()) == storage_bytes(s2d) == 4 * 50 * (2 * 3 + 2 * 16) * 112**2 + 1308
+
+
+def test_real_clips_stored_as_uint8_lose_nothing(digit_data):
+    synset = VideoSet(10, 1, SHAPE)
+    synset.videos.data = digit_data.train.start(1, draw()).flatten(0, 1)
+    loaded = as_stored(synset, "uint8", SPEC)
+    torch.testing.assert_close(loaded.videos, synset.videos, rtol=0, atol=1e-5)
+    assert storage_bytes(synset, "uint8", SPEC) == 10 * 8 * 3 * 32 * 32 + 24
+
+
+def test_a_set_that_diverged_does_not_replace_a_good_one(tmp_path):
+    path, synset = tmp_path / "synset.safetensors", VideoSet(10, 1, SHAPE)
+    save_synset(path, synset, SPEC)
+    before = path.read_bytes()
+    synset.videos.data[3, 2, 1] = torch.nan
+    with pytest.raises(ValueError, match="videos .*not finite.*learning rate"):
+        save_synset(path, synset, SPEC)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_earlier_set(tmp_path, monkeypatch):
+    path, synset = tmp_path / "synset.safetensors", VideoSet(10, 1, SHAPE)
+    save_synset(path, synset, SPEC)
+    before = path.read_bytes()
+
+    def full(tensors, file, metadata):
+        open(file, "wb").write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("distill_utils.synset.save_file", full)
+    with pytest.raises(OSError, match="no space left to write .*synset.safetensors"):
+        save_synset(path, filled(synset), SPEC)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a set", struct.pack("<Q", 2) + b"{}",
+                                     struct.pack("<Q", len(h := json.dumps({"__metadata__": {"header": "{"}}))) + h.encode()])
+def test_a_file_that_is_no_set_is_named(tmp_path, content):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="other.safetensors is not a synthetic set"):
+        load_synset(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no synthetic set at .*absent"):
+        load_synset(tmp_path / "absent")
+    assert set(KINDS) == {"VideoSet", "ImageSet", "StaticDynamicSet"}
+
+
+# ---- static memory of others ------------------------------------------------------------------------------------
+
+def test_static_memory_is_read_from_our_sets_and_from_pt_files(tmp_path):
+    images = torch.randn(20, *IMAGE)
+    torch.save({"image": images, "label": torch.arange(20)}, tmp_path / "static.pt")
+    assert torch.equal(load_static(tmp_path / "static.pt", SPEC, 2), images)
+    synset = ImageSet(10, 2, IMAGE)
+    synset.static.data = images
+    save_synset(tmp_path / "static.safetensors", synset, SPEC)
+    assert torch.equal(load_static(tmp_path / "static.safetensors", SPEC, 2), images)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran code of the file",)
+
+
+@pytest.mark.parametrize("content,message", [
+    ({"image": torch.zeros(10, *IMAGE)}, r"shape \(10, 3, 32, 32\).*need \(20, 3, 32, 32\)"),
+    ({"image": torch.zeros(20, 3, 64, 64)}, r"need \(20, 3, 32, 32\)"),
+    ({"images": torch.zeros(20, *IMAGE)}, 'no tensor "image"'),
+    (torch.zeros(20, *IMAGE), 'no tensor "image"'),
+    ({"image": torch.full((20, *IMAGE), torch.nan)}, "not finite"),
+    ({"image": Evil()}, "plain tensors"),
+])
+def test_a_static_file_that_does_not_fit_is_named(tmp_path, content, message, capsys):
+    torch.save(content, tmp_path / "static.pt")
+    with pytest.raises(ValueError, match=f"static.pt .*{message}"):
+        load_static(tmp_path / "static.pt", SPEC, 2)
+    assert "ran code" not in capsys.readouterr().out
+
+
+def test_a_static_set_of_another_kind_or_other_classes_is_named(tmp_path):
+    save_synset(tmp_path / "videos.safetensors", VideoSet(10, 2, SHAPE), SPEC)
+    with pytest.raises(ValueError, match="holds a VideoSet"):
+        load_static(tmp_path / "videos.safetensors", SPEC, 2)
+    save_synset(tmp_path / "static.safetensors", ImageSet(50, 2, (3, 32, 32)), get_spec("miniUCF101", im_size=32))
+    with pytest.raises(ValueError, match="other classes"):
+        load_static(tmp_path / "static.safetensors", SPEC, 2)
+    with pytest.raises(ValueError, match="no static memory at"):
+        load_static(tmp_path / "absent.pt", SPEC, 2)
