@@ -42,7 +42,7 @@ def table(results):
                      f"| {100 * r['top1_mean']:.1f} +- {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "
                      f"| {r['num_networks']} | {r['storage_bytes']:,} | {r['seconds']:.0f} |")
     settings = sorted({(r["dataset"], r["network"], r["protocol"]) for r in results})
-    return "\n".join([*lines, *(f"{dataset}, {network}, protocol {protocol}" for dataset, network, protocol in settings)])
+    return "\n".join(lines + [f"{dataset}, {network}, protocol {protocol}" for dataset, network, protocol in settings])
 
 
 if __name__ == "__main__":

@@ -363,9 +363,9 @@ class Run:
                 self.history.append({"iteration": iteration, "network": network, "number": number, "top1": result.top1,
                                      "top5": result.top5, "loss": result.loss, "per_class": result.per_class.tolist()})
                 self.eval_seconds += time.time() - began
+                if number == self.args["num_eval"] - 1:
+                    self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
                 self.save(iteration)
-            self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
-        self.save(iteration)
         self.evaluating = False
         if synset is not None and iteration == self.reported_iteration(networks):
             save_synset(self.folder / "synset.safetensors", synset, spec, self.args["store"], method=self.method,

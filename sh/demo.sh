@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole pipeline on MotionDigits, on a CPU, in some minutes:  bash sh/demo.sh [folder of the results]
-# The same scripts and flags as for UCF101; the recipe of each row stands in its line.
+# The same scripts and flags as for UCF101. Two lanes run side by side, each on half of the cores: small networks do not
+# gain from more threads.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/sh/setup.sh"
@@ -9,12 +10,36 @@ OUT=${1:-$ROOT/result/demo}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$ROOT"
+CORES=$(getconf _NPROCESSORS_ONLN)
+export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
 
-COMMON=(--dataset MotionDigits --device cpu --save_path "$OUT" --name demo --overwrite)
-SCORE=(--model ConvNet3DD2W16 --num_eval 3 --epoch_eval_train 120)
-run() { echo "== $*" >&2; "$PYTHON" "$@" "${COMMON[@]}"; }
+SCORE=(--num_eval 3 --epoch_eval_train 100)
+VIDEO=(--model ConvNet3DD2W16 "${SCORE[@]}")
+run() { echo "== $*" >&2; "$PYTHON" "$@" --dataset MotionDigits --save_path "$OUT" --name demo --overwrite; }
 
-run evaluate.py --train_on full "${SCORE[@]}" --epoch_eval_train 20 --batch_train 32
-run distill_coreset.py --method random --ipc 1 "${SCORE[@]}"
-run distill_coreset.py --method herding --ipc 1 "${SCORE[@]}" --pretrained_path "$OUT/full/demo/network.safetensors"
-run distill_coreset.py --method k-center --ipc 1 "${SCORE[@]}" --pretrained_path "$OUT/full/demo/network.safetensors"
+baselines() {
+    run evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20 --batch_train 32
+    run distill_coreset.py --method random --ipc 1 "${VIDEO[@]}"
+    run distill_coreset.py --method herding --ipc 1 "${VIDEO[@]}" --train_epochs 10
+    run distill_coreset.py --method k-center --ipc 1 "${VIDEO[@]}" \
+        --pretrained_path "$OUT/herding/demo/network.safetensors"
+}
+
+distilled() {
+    run distill_DC.py --ipc 2 --model ConvNetD3W32 "${SCORE[@]}" --Iteration 30 --eval_it 30 --inner_loop 10 --batch_real 16
+    STATIC=$OUT/DC/demo/synset.safetensors
+    run evaluate.py --synset "$STATIC" "${VIDEO[@]}"
+    run distill_s2d_DM.py --vpc 2 --spc 2 --dpc 2 --path_static "$STATIC" --no_train_static "${VIDEO[@]}" \
+        --Iteration 200 --eval_it 100 --batch_real 16 --optim adam --lr_dynamic 0.05 --lr_hal 0.005
+    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 100 --batch_real 16 --optim adam --lr_img 0.02
+}
+
+echo "the baselines run beside the distillation; their progress is in $OUT/baselines.log" >&2
+baselines > "$OUT/baselines.out" 2> "$OUT/baselines.log" & LANE=$!
+trap 'kill $LANE 2>/dev/null || true' EXIT
+distilled
+wait $LANE || { tail -n 5 "$OUT/baselines.log" >&2; echo "a baseline failed: see $OUT/baselines.log" >&2; exit 1; }
+trap - EXIT
+cat "$OUT/baselines.out"
+echo "picture: $OUT/S2D-DM/demo/preview.png (and preview.gif, curve.png beside it)"
+"$PYTHON" summarize.py "$OUT" --json "$OUT/table.json"

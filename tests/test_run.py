@@ -1,0 +1,273 @@
+"""Runs: same seed same bytes, resumed equals undisturbed, and what a stop, a full disk or a NaN leaves behind."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import NET, ROOT
+from scipy import stats
+
+import distill_DC
+import distill_DM
+import distill_s2d_DM
+from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded
+from distill_utils.synset import load_synset
+
+FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "batch_real": 2, "Iteration": 4, "eval_it": 2, "save_it": 1,
+        "device": "cpu"}
+METHODS = {"DM": (distill_DM, {"lr_img": 1}),
+           "S2D-DM": (distill_s2d_DM, {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "lr_static": 0.1, "lr_dynamic": 0.1}),
+           "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1})}
+
+
+@pytest.fixture
+def script(digits, tmp_path, monkeypatch):
+    """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder."""
+    def call(method, name, *switches, **flags):
+        module, own = METHODS[method]
+        flags = {**FAST, **own, **flags, "name": name, "data_path": digits, "save_path": tmp_path}
+        argv = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        monkeypatch.setattr(sys, "argv", [module.__file__, *argv, *switches])
+        module.main()
+        return tmp_path / method / name
+    return call
+
+
+def content(folder):
+    """What must not differ between two runs: the bytes of set and pictures, the result but for times, the log."""
+    result = json.loads((folder / "result.json").read_text())
+    for key in ("seconds", "distill_seconds", "peak_memory_bytes", "synset"):
+        del result[key]
+    files = [(folder / name).read_bytes() for name in ("synset.safetensors", "preview.png", "preview.gif")]
+    return files, result, (folder / "metrics.jsonl").read_text().splitlines()
+
+
+# ---- seeds --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_bytes_whatever_the_global_state_and_however_often_scored(script, method, monkeypatch):
+    torch.manual_seed(1)
+    first = content(script(method, "a"))
+    torch.manual_seed(2)
+    assert content(script(method, "b")) == first
+    often = content(script(method, "c", eval_it=1))
+    assert often[0][0] == first[0][0] and set(first[2]) < set(often[2])
+    assert content(script(method, "d", seed=1))[0][0] != first[0][0]
+
+
+def test_chunks_do_not_change_what_is_computed(script):
+    whole, parts = (load_synset(script("DM", name, chunk=chunk) / "synset.safetensors")[0].videos
+                    for name, chunk in (("whole", 640), ("parts", 6)))
+    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)
+
+
+def test_derived_seeds_differ_by_purpose_and_stay():
+    purposes = ((0, 1, "clips"), (0, 2, "clips"), (1, 1, "clips"), (0, 1, "network"), (0, 11), (0,))
+    seeds = {derive_seed(*purpose) for purpose in purposes}
+    assert len(seeds) == 6 and derive_seed(0, "start") == derive_seed(0, "start") < 2 ** 63
+    assert torch.equal(torch.rand(3, generator=generator(4, "x")), torch.rand(3, generator=generator(4, "x")))
+    state = torch.get_rng_state()
+    with seeded(1):
+        a = torch.rand(2)
+    with seeded(1):
+        assert torch.equal(torch.rand(2), a)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---- stopped and resumed ------------------------------------------------------------------------------------------
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("method,where,call", [
+    ("DM", "log", 2), ("DM", "save", 3), ("S2D-DM", "log", 1), ("S2D-DM", "evaluate", 2), ("S2D-DM", "save", 5),
+    ("DC", "log", 3), ("DC", "finish", 1)])
+def test_a_run_that_broke_off_ends_like_an_undisturbed_one(script, tmp_path, monkeypatch, method, where, call):
+    wanted = content(script(method, "whole", num_eval=2))
+    original, calls = getattr(Run, where), []
+
+    def break_off(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Crash
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, where, break_off)
+        with pytest.raises(Crash):
+            script(method, "broken", num_eval=2)
+    assert not (tmp_path / method / "broken" / "result.json").exists()
+    assert content(script(method, "broken", "--resume", num_eval=2)) == wanted
+
+
+def test_a_finished_run_resumed_says_its_result_again_and_can_be_prolonged(script):
+    short = script("DM", "x", Iteration=2)
+    again = content(short)
+    assert content(script("DM", "x", "--resume", Iteration=2)) == again
+    assert content(script("DM", "x", "--resume"))[0] == content(script("DM", "y"))[0]
+
+
+@pytest.mark.slow
+def test_kill_9_and_ctrl_c_in_a_process_of_its_own(script, digits, tmp_path):
+    wanted = content(script("S2D-DM", "whole", Iteration=30))
+    flags = {**FAST, **METHODS["S2D-DM"][1], "Iteration": 30, "name": "killed", "data_path": digits,
+             "save_path": tmp_path}
+    command = [sys.executable, ROOT / "distill_s2d_DM.py", "--resume"]
+    command += [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    folder = tmp_path / "S2D-DM" / "killed"
+
+    def start_and_send(number, after):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+        while process.poll() is None and not (
+                (folder / "checkpoint.pt").exists() and reached(folder) >= after):
+            time.sleep(0.02)
+        process.send_signal(number)
+        return process.wait(), process.stderr.read()
+
+    code, _ = start_and_send(signal.SIGKILL, 5)
+    assert code == -signal.SIGKILL
+    code, said = start_and_send(signal.SIGINT, 11)
+    assert code == 130 and "--resume goes on" in said and "Traceback" not in said
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("RESULT {")
+    assert content(folder) == wanted
+
+
+def reached(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["iteration"]
+
+
+# ---- folders and checkpoints --------------------------------------------------------------------------------------
+
+def test_a_folder_with_a_run_is_not_overwritten_unless_asked(script):
+    folder = script("DM", "x", Iteration=1)
+    before = (folder / "synset.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run.*--resume.*--overwrite.*--name"):
+        script("DM", "x", seed=1)
+    assert (folder / "synset.safetensors").read_bytes() == before
+    with pytest.raises(ValueError, match="contradict"):
+        script("DM", "x", "--overwrite", "--resume")
+    assert (script("DM", "x", "--overwrite", seed=1) / "synset.safetensors").read_bytes() != before
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_with_the_difference(script):
+    folder = script("DM", "x", Iteration=1)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match="another experiment: --lr_img was 1.0 and is now 2.0"):
+        script("DM", "x", "--resume", lr_img=2)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_checkpoint_is_plain_tensors_and_files_say_what_they_should(script):
+    folder = script("S2D-DM", "x")
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert state["iteration"] == 4 and {"synset", "optimizer"} == set(state["parts"])
+    args = json.loads((folder / "args.json").read_text())
+    assert args["lr_dynamic"] == 0.1 and args["versions"]["torch"] == torch.__version__ and args["device"] == "cpu"
+    result = json.loads((folder / "result.json").read_text())
+    assert {"method", "dataset", "network", "protocol", "seed", "ipc", "top1_mean", "top1_std", "top5_mean",
+            "num_networks", "per_class", "storage_bytes", "seconds", "peak_memory_bytes", "synset",
+            "top1_start_mean"} <= set(result)
+    assert {file.name for file in folder.iterdir()} == {
+        "args.json", "metrics.jsonl", "checkpoint.pt", "synset.safetensors", "preview.png", "preview.gif", "curve.png",
+        "result.json"}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "top1_mean" in line] == [0, 2, 4]
+
+
+def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint(script, tmp_path, monkeypatch):
+    wanted = content(script("DM", "whole"))
+    save, calls = torch.save, []
+
+    def full(content, file):
+        calls.append(1)
+        if len(calls) == 5:
+            file.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space left to write .*checkpoint.pt.*--resume"):
+            script("DM", "x")
+    folder = tmp_path / "DM" / "x"
+    assert reached(folder) >= 0 and not list(folder.glob(".*"))
+    assert content(script("DM", "x", "--resume")) == wanted
+
+
+def test_nan_stops_the_run_and_names_iteration_rate_and_checkpoint(script, tmp_path):
+    folder = script("DM", "x", Iteration=2)
+    before = (folder / "synset.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"(?s)iteration \d.*(checkpoint is of iteration|no step was).*lr_img.*1e\+38"):
+        script("DM", "y", lr_img=1e38, Iteration=6)
+    broken = tmp_path / "DM" / "y" / "synset.safetensors"
+    assert torch.isfinite(load_synset(broken)[0].videos).all()
+    assert (folder / "synset.safetensors").read_bytes() == before
+
+
+def test_cli_turns_bad_input_into_one_line(capsys, monkeypatch):
+    def bad():
+        raise ValueError("unknown --dataset 'x': choose one of ...")
+    monkeypatch.delenv("S2D_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli(bad)
+    assert stop.value.code == 1 and capsys.readouterr().err == "error: unknown --dataset 'x': choose one of ...\n"
+    monkeypatch.setenv("S2D_DEBUG", "1")
+    with pytest.raises(ValueError):
+        cli(bad)
+
+
+# ---- scores -------------------------------------------------------------------------------------------------------
+
+def bare(protocol="standard"):
+    run = Run.__new__(Run)
+    run.args, run.history = {"protocol": protocol}, [
+        {"iteration": it, "network": "N", "number": i, "top1": top1, "top5": 0.9, "loss": 1.0, "per_class": [top1, 1.0]}
+        for it, values in ((0, (0.1, 0.2)), (5, (0.5, 0.7, 0.9)), (10, (0.3, 0.5))) for i, top1 in enumerate(values)]
+    return run
+
+
+def test_mean_deviation_and_interval():
+    scores = bare().scores(5, "N")
+    values = np.array([0.5, 0.7, 0.9])
+    assert scores["top1_mean"] == pytest.approx(0.7) and scores["top1_std"] == pytest.approx(values.std(ddof=1))
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    assert scores["top1_ci95"] == pytest.approx((high - low) / 2) and scores["num_networks"] == 3
+    assert scores["per_class"] == pytest.approx([0.7, 1.0]) and scores["top5_mean"] == pytest.approx(0.9)
+
+
+def test_standard_reports_the_last_iteration_and_paper_the_best():
+    assert bare().reported_iteration(["N"]) == 10 and bare("paper").reported_iteration(["N"]) == 5
+
+
+@pytest.mark.parametrize("start,every,total,wanted", [
+    (0, 2, 5, {0, 2, 4, 5}), (400, 400, 1000, {0, 400, 800, 1000}), (3, 4, 8, {0, 3, 7, 8}), (0, 500, 100, {0, 100})])
+def test_iterations_that_are_scored(start, every, total, wanted):
+    assert eval_iterations(SimpleNamespace(startIt=start, eval_it=every, Iteration=total)) == wanted
+
+
+@pytest.mark.parametrize("name", ["tpu9", "cuda:99"])
+def test_impossible_devices_are_named(name):
+    with pytest.raises(ValueError, match=f"--device '?{name}"):
+        resolve_device(name)
+
+
+def test_wandb_is_imported_only_when_asked(script, monkeypatch):
+    calls = []
+    stub = SimpleNamespace(init=lambda **k: (calls.append(k), SimpleNamespace(
+        log=lambda line, step: calls.append(step), summary={}, finish=lambda: calls.append("finish")))[1])
+    monkeypatch.setitem(sys.modules, "wandb", None)     # an import would fail
+    script("DM", "x", Iteration=1)
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    script("DM", "y", Iteration=1, wandb="offline")
+    assert calls[0]["mode"] == "offline" and calls[-1] == "finish" and len(calls) > 3
+
+

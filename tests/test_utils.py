@@ -1,0 +1,247 @@
+"""Protocols, training and testing: what an evaluation computes, and what it must never depend on."""
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import NET
+from torch import nn
+
+import utils
+from distill_utils.dataset import DATASETS, get_spec
+from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
+from networks import NETWORKS, Parallel, takes
+from utils import (
+    POOLS,
+    PROTOCOLS,
+    Data,
+    check_args,
+    check_network,
+    evaluate,
+    evaluate_synset,
+    get_eval_pool,
+    get_network,
+    make_optimizer,
+    make_s2d_set,
+    per_batch,
+    per_sample,
+    seeded,
+    train_network,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(digit_data):
+    """Three training and three test clips a class."""
+    splits = []
+    for clips in (digit_data.train, digit_data.test):
+        few = copy.copy(clips)
+        keep = torch.cat([(clips.labels == k).nonzero()[:3, 0] for k in range(10)])
+        few.labels, few.first, few.counts = clips.labels[keep], clips.first[keep], clips.counts[keep]
+        splits.append(few)
+    return Data(digit_data.spec, *splits)
+
+
+def real_set(tiny, ipc=1):
+    synset = VideoSet(10, ipc, tiny.spec.shape)
+    synset.videos.data = tiny.train.start(ipc, torch.Generator().manual_seed(0)).flatten(0, 1)
+    return synset
+
+
+@pytest.fixture(scope="module")
+def network(tiny):
+    with seeded(0):
+        return get_network(NET, tiny.spec)
+
+
+# ---- testing ------------------------------------------------------------------------------------------------------
+
+def test_evaluate_equals_a_loop_over_single_clips(tiny, network):
+    top1 = top5 = loss = 0
+    per_class = torch.zeros(10)
+    network.eval()
+    for i in range(30):
+        with torch.no_grad():
+            x = tiny.test.get([i])
+            logits = network((x - x.mean()) / (x.std() + 1e-5))[0]
+        label = int(tiny.test.labels[i])
+        order = logits.argsort(descending=True).tolist()
+        top1 += order[0] == label
+        top5 += label in order[:5]
+        per_class[label] += (order[0] == label) / 3
+        loss += -F.log_softmax(logits, 0)[label].item()
+    result = evaluate(network, tiny.test, batch_size=7)
+    assert result.top1 == top1 / 30 and result.top5 == top5 / 30
+    assert result.loss == pytest.approx(loss / 30, rel=1e-4)
+    torch.testing.assert_close(result.per_class, per_class)
+
+
+def test_standard_predictions_do_not_depend_on_the_rest_of_the_batch(tiny, network):
+    results = [evaluate(network, tiny.test, batch_size=size) for size in (1, 11, 30)]
+    assert len({(r.top1, r.top5) for r in results}) == 1
+    assert results[0].loss == pytest.approx(results[2].loss, rel=1e-5)
+    paper = [evaluate(network, tiny.test, batch_size=size, protocol="paper").loss for size in (3, 30)]
+    assert paper[0] != pytest.approx(paper[1], rel=1e-5)     # the published way does depend on it
+
+
+def test_standard_tests_the_centre_clip_once_and_paper_random_clips_three_times(tiny, network, monkeypatch):
+    calls = []
+    get = type(tiny.test).get
+
+    def record(self, indices, draw=None, *args, **kwargs):
+        calls.append((len(indices), draw))
+        return get(self, indices, draw, *args, **kwargs)
+
+    monkeypatch.setattr(type(tiny.test), "get", record)
+    evaluate(network, tiny.test)
+    assert calls == [(30, None)]
+    calls.clear()
+    evaluate(network, tiny.test, protocol="paper")
+    assert [n for n, _ in calls] == [30, 30, 30] and all(draw is not None for _, draw in calls)
+
+
+def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, network):
+    few = copy.copy(tiny.test)
+    few.labels, few.first, few.counts = few.labels[3:], few.first[3:], few.counts[3:]
+    result = evaluate(network, few)
+    assert result.per_class[0].isnan() and not result.per_class[1:].isnan().any()
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("protocol,epochs,rates", [
+    ("standard", 6, [0.1] * 3 + [0.01] * 3), ("standard", 1, [0.1]), ("paper", 6, [0.1] * 5 + [0.01] * 2)])
+def test_epochs_and_learning_rates(tiny, monkeypatch, protocol, epochs, rates):
+    seen = []
+    monkeypatch.setattr(utils, "train_epoch", lambda net, batches, optimizer: seen.append(
+        optimizer.param_groups[0]["lr"]))
+    train_network(real_set(tiny), tiny.spec, NET, epochs=epochs, lr=0.1, protocol=protocol)
+    assert seen == pytest.approx(rates)
+
+
+def test_the_result_is_of_the_network_after_its_last_epoch(tiny, monkeypatch):
+    order = []
+    train, test = utils.train_epoch, utils.evaluate
+    monkeypatch.setattr(utils, "train_epoch", lambda *a: (order.append("train"), train(*a))[1])
+    monkeypatch.setattr(utils, "evaluate", lambda *a: (order.append("test"), test(*a))[1])
+    result = evaluate_synset(real_set(tiny), tiny, NET, epochs=3)
+    assert order == ["train"] * 3 + ["test"]
+    again = evaluate(train_network(real_set(tiny), tiny.spec, NET, epochs=3), tiny.test)
+    assert (result.top1, result.loss) == (again.top1, again.loss)
+
+
+@pytest.mark.parametrize("kind", ["pixels", "images", "s2d", "real"])
+def test_evaluation_follows_its_seed_and_touches_nothing_global(tiny, kind):
+    train_on = {"pixels": lambda: real_set(tiny), "images": lambda: ImageSet(10, 1, tiny.spec.shape[1:]),
+                "s2d": lambda: StaticDynamicSet(10, 1, 2, 2, tiny.spec.shape), "real": lambda: tiny.train}[kind]()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = evaluate_synset(train_on, tiny, NET, epochs=2, seed=1)
+    torch.randn(7)
+    torch.manual_seed(5)
+    second = evaluate_synset(train_on, tiny, NET, epochs=2, seed=1)
+    other = evaluate_synset(train_on, tiny, NET, epochs=2, seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (first.top1, first.loss) == (second.top1, second.loss) and first.loss != other.loss
+    assert type(first) is utils.EvalResult and first.per_class.shape == (10,)
+
+
+def test_training_on_a_set_learns_its_classes(tiny):
+    net = train_network(real_set(tiny), tiny.spec, NET, epochs=80)
+    with torch.no_grad():
+        predicted = net.eval()(per_sample(real_set(tiny).videos)).argmax(1)
+    assert (predicted == torch.arange(10)).float().mean() >= 0.8
+
+
+def test_hallucinated_clips_are_made_in_batches_without_a_graph(tiny, monkeypatch):
+    calls = []
+    forward = Hallucinator.forward
+    monkeypatch.setattr(Hallucinator, "forward", lambda self, static, dynamic: (
+        calls.append((len(static), torch.is_grad_enabled())), forward(self, static, dynamic))[1])
+    synset = StaticDynamicSet(10, 2, 2, 2, tiny.spec.shape)
+    evaluate_synset(synset, tiny, NET, epochs=3, batch_size=16)
+    assert calls == [(16, False), (4, False)] * 3
+
+
+def test_standardising():
+    x = torch.randn(4, 2, 3, 5, 5) * torch.arange(1, 5).view(-1, 1, 1, 1, 1) + 7
+    y = per_sample(x)
+    torch.testing.assert_close(y.mean((1, 2, 3, 4)), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std((1, 2, 3, 4)), torch.ones(4), atol=1e-4, rtol=0)
+    assert torch.isfinite(per_sample(torch.zeros(2, 3, 4, 4))).all()     # a blank clip
+    assert float(per_batch(x).mean()) == pytest.approx(0, abs=1e-5)
+    assert torch.equal(PROTOCOLS["paper"].matching(x), x) and torch.equal(PROTOCOLS["standard"].matching(x), y)
+
+
+# ---- tables and checks --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mode,takes_what", [(m, t) for m, pool in POOLS.items() for t in pool])
+def test_every_pool_names_networks_of_its_kind(mode, takes_what):
+    assert all(takes(name) == takes_what for name in POOLS[mode][takes_what])
+    model = {"video": "ConvNet3D", "image": "ConvNet"}[takes_what]
+    pool = get_eval_pool(mode, model)
+    assert set(POOLS[mode][takes_what]) <= set(pool) and len(pool) == len(set(pool))
+    if model in pool:
+        assert pool[0] == model
+
+
+def test_single_pools_and_unknown_modes():
+    assert get_eval_pool("SS", "ConvNetBN") == ["ConvNetBN"] and get_eval_pool("S", "ConvNetBN") == ["ConvNet"]
+    assert get_eval_pool("S", "ConvNet3D") == ["ConvNet3D"]
+    with pytest.raises(ValueError, match="'Q' .*S, SS, M"):
+        get_eval_pool("Q", "ConvNet3D")
+    with pytest.raises(ValueError, match="--eval_mode 'N' .*videos"):
+        get_eval_pool("N", "ConvNet3D")
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_networks_are_checked_against_the_view(dataset):
+    spec = get_spec(dataset)
+    fits, other = ("ConvNet", "ConvNet3D") if spec.view == "single" else ("ConvNet3D", "ConvNet")
+    check_network(fits, spec, dataset)
+    with pytest.raises(ValueError, match=f"--model {other} takes .*{fits}"):
+        check_network(other, spec, dataset)
+    with pytest.raises(ValueError, match="ConvNet9D"):
+        check_network("ConvNet9D", spec, dataset)
+
+
+def test_arguments_are_checked_before_any_work():
+    args = SimpleNamespace(dataset="UCF102", frames=None, im_size=None, model=NET, eval_mode="SS")
+    with pytest.raises(ValueError, match="UCF102.*miniUCF101"):
+        check_args(args)
+
+
+def test_several_cuda_devices_get_replicas(monkeypatch, tiny):
+    assert not isinstance(get_network(NET, tiny.spec, dist=True), Parallel)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(utils.networks, "Parallel", lambda network: ("parallel", network))
+    assert get_network(NET, tiny.spec, "cuda", dist=True)[0] == "parallel"
+    assert isinstance(get_network(NET, tiny.spec, "cuda"), NETWORKS["ConvNet3D"])
+
+
+def test_optimizer_leaves_out_what_has_rate_zero():
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    groups = make_optimizer("sgd", [(a, 0.5), (b, 0)], 0.9).param_groups
+    assert len(groups) == 1 and groups[0]["params"] == [a] and (groups[0]["lr"], groups[0]["momentum"]) == (0.5, 0.9)
+    assert isinstance(make_optimizer("adam", [(a, 1)]), torch.optim.Adam)
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        make_optimizer("sgd", [(a, 0), (b, 0)])
+
+
+@pytest.mark.parametrize("dynamic_init", ["noise", "real"])
+def test_s2d_starts_from_frames_of_the_clips_whose_movement_it_takes(tiny, dynamic_init):
+    settings = dict(vpc=2, spc=2, dpc=2, n_hal=1, hal_mode="concat", hal_init="identity", dynamic_init=dynamic_init)
+    synset = make_s2d_set(tiny.train, 3, **settings)
+    real = tiny.train.start(2, utils.generator(3)).flatten(0, 1)
+    assert torch.equal(synset.static, real[:, 4])
+    clips, _ = synset.render(*utils.all_pairs(synset))
+    if dynamic_init == "real":
+        torch.testing.assert_close(clips.mean(2), real.mean(2), rtol=1e-4, atol=1e-5)
+    else:
+        assert abs(float(synset.dynamic.mean())) < 0.02 and float(synset.dynamic.std()) == pytest.approx(1, abs=0.02)
+    again = make_s2d_set(tiny.train, 3, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), synset.parameters(), strict=True))
+    static = torch.randn(20, *tiny.spec.shape[1:])
+    assert torch.equal(make_s2d_set(tiny.train, 3, static, **settings).static, static)
