@@ -24,6 +24,7 @@ def decode(file, size):
     before the crop to 112 for a 4:3 video (method of S2D). An unreadable frame raises DataError with its name.
     """
     try:
+        _check_whole(file)
         with Image.open(file) as opened:
             image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: Pillow's for a broken PNG
@@ -33,6 +34,15 @@ def decode(file, size):
         short = size if image.shape[1] == image.shape[2] else size * 15 // 14
         image = transform.center_crop(transform.resize(image, [short], antialias=True), [size, size])
     return image
+
+
+def _check_whole(file):
+    """Raises OSError or SyntaxError for a frame that Pillow would fill up: a tail of zeros, as a crash leaves it."""
+    with Image.open(file) as opened:
+        opened.verify()     # the check sums of a PNG
+    content = Path(file).read_bytes()
+    if opened.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):  # end and start of a scan
+        raise OSError("its end is missing")
 
 
 def cached_frames(dataset, cache_path, num_workers=None, preload=False):
@@ -79,7 +89,6 @@ def _build(path, dataset, num_workers):
             for i, file in enumerate(files[start:start + chunk], start):
                 frames[i] = decode(file, size).numpy()
             return len(files[start:start + chunk])
-
 
         with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, tqdm(
                 total=len(files), unit="frame", desc=f"decoding {dataset.spec.folder} {dataset.split}") as bar:
@@ -139,7 +148,12 @@ class Clips:
 
     def start(self, n, generator):
         """n clips of each class in the test view (K, n, ...): what sets start from, and the random baseline."""
-        chosen = ClassSampler(self).indices(range(self.spec.num_classes), n, generator)
+        sampler = ClassSampler(self)
+        fewest = min(range(self.spec.num_classes), key=lambda k: len(sampler.members[k]))
+        if n > len(sampler.members[fewest]):
+            raise ValueError(f"cannot take {n} clips of each class: {self.spec.classes[fewest]} has "
+                             f"{len(sampler.members[fewest])}: lower --ipc (or --spc, --dpc) to at most that")
+        chosen = sampler.indices(range(self.spec.num_classes), n, generator)
         return torch.stack([self.get(row) for row in chosen])
 
 

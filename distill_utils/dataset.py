@@ -158,7 +158,7 @@ def read_split(spec, data_path):
                             "file of another data set?")
         if split not in ("train", "test"):
             raise DataError(f"split file {file}: clip {name!r} has the split {split!r}: it must be train or test")
-        if not name or Path(name).name != name:
+        if not name or name == ".." or Path(name).name != name:
             raise DataError(f"split file {file}: {name!r} is not the name of a folder in {images}")
         clips.append((name, number[label.lower()], split))
     twice = [name for name, count in Counter(name for name, _, _ in clips).items() if count > 1]

@@ -30,15 +30,16 @@ def replacing(path):
 def is_disk_full(error):
     """Whether an exception of any library (safetensors and torch wrap the system's) says that the disk is full."""
     full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(
-        sign in str(error) for sign in ("No space left", "Disk quota exceeded", "os error 28", "StorageFull"))
+    signs = ("No space left", "Disk quota exceeded", "os error 28", "StorageFull",
+             "unexpected pos", "iostream error", "failed writing file")     # all that torch.save says of it
+    return getattr(error, "errno", None) in full or any(sign in str(error) for sign in signs)
 
 
 def disk_full(path, error):
     free = shutil.disk_usage(Path(path).parent).free / 1e6
     return OSError(getattr(error, "errno", None) or errno.ENOSPC,
                    f"no space left to write {path} ({free:.0f} MB free): what it held before is untouched; make room "
-                   "and go on with --resume, or choose another --save_path / --cache_path")
+                   "and go on with --resume, or choose another --save_path / --cache_path / --data_path")
 
 
 @contextmanager
@@ -46,4 +47,7 @@ def locked(path):
     """Holds an exclusive lock on `path` (made if absent). The system frees it however the process ends."""
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)    # or a child forked meanwhile would hold it on

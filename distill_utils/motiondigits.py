@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_utils.files import locked
+from distill_utils.files import disk_full, is_disk_full, locked
 
 DIGITS = {"Zero": 0, "One": 1, "Two": 2, "Four": 4, "Seven": 7}
 CLASSES = tuple(f"{digit}{direction}" for digit in DIGITS for direction in ("Up", "Down"))
@@ -51,8 +51,14 @@ def make(data_path, seed=0):
             return folder
         unfinished = folder.with_name(".MotionDigits.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        _write(unfinished, seed)
-        os.replace(unfinished, folder)
+        try:
+            _write(unfinished, seed)
+            os.replace(unfinished, folder)
+        except BaseException as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if is_disk_full(error):
+                raise disk_full(folder, error) from error
+            raise
     return folder
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
@@ -220,8 +221,13 @@ class Run:
                              "choose another --name")
         self.checkpoint = None
         if (self.folder / "checkpoint.pt").is_file():
-            self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-            self._check_same_experiment(self.checkpoint["args"])
+            try:
+                self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+                then = self.checkpoint["args"]
+            except Exception as error:      # whatever the unpickler meets in a file that is none of ours
+                raise ValueError(f"{self.folder}/checkpoint.pt cannot be read ({error}): remove it to start anew, or "
+                                 "choose another --name") from error
+            self._check_same_experiment(then)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
                                        "commit": _commit(), "python": sys.version.split()[0],
@@ -378,13 +384,12 @@ class Run:
 
     def scores(self, iteration, network):
         """Mean, standard deviation and 95 % interval (Student's t over networks) of the results at an iteration."""
-        from scipy.stats import t
         results = [r for r in self.history if (r["iteration"], r["network"]) == (iteration, network)]
         top1 = np.array([r["top1"] for r in results])
         n = len(results)
         std = float(top1.std(ddof=1)) if n > 1 else 0.0
         return {"top1_mean": float(top1.mean()), "top1_std": std,
-                "top1_ci95": float(t.ppf(0.975, n - 1) * std / n ** 0.5) if n > 1 else None,
+                "top1_ci95": float(stdtrit(n - 1, 0.975) * std / n ** 0.5) if n > 1 else None,
                 "top5_mean": float(np.mean([r["top5"] for r in results])),
                 "loss_mean": float(np.mean([r["loss"] for r in results])), "num_networks": n,
                 "per_class": np.mean([r["per_class"] for r in results], axis=0).tolist()}

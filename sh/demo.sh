@@ -23,6 +23,7 @@ baselines() {
     run distill_coreset.py --method herding --ipc 1 "${VIDEO[@]}" --train_epochs 10
     run distill_coreset.py --method k-center --ipc 1 "${VIDEO[@]}" \
         --pretrained_path "$OUT/herding/demo/network.safetensors"
+    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 200 --batch_real 16 --optim adam --lr_img 0.02
 }
 
 distilled() {
@@ -30,8 +31,7 @@ distilled() {
     STATIC=$OUT/DC/demo/synset.safetensors
     run evaluate.py --synset "$STATIC" "${VIDEO[@]}"
     run distill_s2d_DM.py --vpc 2 --spc 2 --dpc 2 --path_static "$STATIC" --no_train_static "${VIDEO[@]}" \
-        --Iteration 200 --eval_it 100 --batch_real 16 --optim adam --lr_dynamic 0.05 --lr_hal 0.005
-    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 100 --batch_real 16 --optim adam --lr_img 0.02
+        --Iteration 300 --eval_it 150 --batch_real 16 --optim adam --lr_dynamic 0.02 --lr_hal 0.005
 }
 
 echo "the baselines run beside the distillation; their progress is in $OUT/baselines.log" >&2

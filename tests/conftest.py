@@ -20,6 +20,18 @@ def digits(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """The same with four training clips and two test clips a class, for tests that run whole scripts."""
+    from distill_utils import motiondigits
+    path = tmp_path_factory.mktemp("few")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(motiondigits, "GROUPS", {"test": range(1, 2), "train": range(8, 10)})
+        patch.setattr(motiondigits, "CLIPS", {"test": 2, "train": 2})
+        motiondigits.make(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def digit_data(digits):
     from utils import get_dataset
     return get_dataset("MotionDigits", digits)

@@ -27,11 +27,11 @@ METHODS = {"DM": (distill_DM, {"lr_img": 1}),
 
 
 @pytest.fixture
-def script(digits, tmp_path, monkeypatch):
+def script(few_digits, tmp_path, monkeypatch):
     """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder."""
     def call(method, name, *switches, **flags):
         module, own = METHODS[method]
-        flags = {**FAST, **own, **flags, "name": name, "data_path": digits, "save_path": tmp_path}
+        flags = {**FAST, **own, **flags, "name": name, "data_path": few_digits, "save_path": tmp_path}
         argv = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr(sys, "argv", [module.__file__, *argv, *switches])
         module.main()
@@ -115,9 +115,9 @@ def test_a_finished_run_resumed_says_its_result_again_and_can_be_prolonged(scrip
 
 
 @pytest.mark.slow
-def test_kill_9_and_ctrl_c_in_a_process_of_its_own(script, digits, tmp_path):
+def test_kill_9_and_ctrl_c_in_a_process_of_its_own(script, few_digits, tmp_path):
     wanted = content(script("S2D-DM", "whole", Iteration=30))
-    flags = {**FAST, **METHODS["S2D-DM"][1], "Iteration": 30, "name": "killed", "data_path": digits,
+    flags = {**FAST, **METHODS["S2D-DM"][1], "Iteration": 30, "name": "killed", "data_path": few_digits,
              "save_path": tmp_path}
     command = [sys.executable, ROOT / "distill_s2d_DM.py", "--resume"]
     command += [str(word) for key, value in flags.items() for word in (f"--{key}", value)]

@@ -1,0 +1,27 @@
+"""Writes MotionDigits as frame folders. The scripts do it by themselves when it is missing; here the seed can be chosen.
+
+    python extract_frames/make_motiondigits.py --data_path distill_utils/data --seed 0
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distill_utils import motiondigits  # noqa: E402
+from distill_utils.run import cli, not_negative  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", default=str(Path(motiondigits.__file__).parent / "data"))
+    parser.add_argument("--seed", type=not_negative, default=0)
+    args = parser.parse_args()
+    folder = Path(args.data_path) / "MotionDigits"
+    if folder.exists():
+        raise ValueError(f"{folder} is already there: remove it first, or choose another --data_path")
+    print(motiondigits.make(args.data_path, args.seed))
+
+
+if __name__ == "__main__":
+    cli(main)

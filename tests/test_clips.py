@@ -1,0 +1,313 @@
+"""The decoded-once cache, the views of it and the sampler by class: never half a file, nothing random at test."""
+import errno
+import multiprocessing
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_dataset import CLIPS, ROWS, SPEC, centre_clip, generator, make_tree, tree, write_clip, write_split  # noqa: F401
+from test_files import fork, hang, killed_at
+from torchvision.io import ImageReadMode, decode_image, read_file
+
+from distill_utils import clips as module
+from distill_utils.clips import Clips, ClassSampler, cached_frames, decode, normalise
+from distill_utils.dataset import DataError, FrameFolder
+
+
+def load(path, spec=SPEC, split="train", cache="cache", **kwargs):
+    folder = FrameFolder(spec, path, split)
+    return Clips(folder, cached_frames(folder, path / cache, **kwargs))
+
+
+def caches(path):
+    return sorted(name for name in os.listdir(path / "cache") if not name.endswith(".lock"))
+
+
+def no_decoding(*args):
+    raise AssertionError("decoded again")
+
+
+def frames_of(samples):
+    """(frame numbers, columns, clip numbers) that write_clip wrote into the colours."""
+    return samples[..., 0, 0, 0], samples[..., 1, 0, :], samples[..., 2, 0, 0]
+
+
+# ---- decoding -------------------------------------------------------------------------------------------------------
+
+def test_values_are_those_of_another_decoder(digits, digit_data):
+    folder = FrameFolder(digit_data.spec, digits, "test")
+    for clip in (0, 17, 419):
+        ours = digit_data.test.frames[digit_data.test.first[clip]:][:12]
+        for frame, file in zip(ours, folder.files[clip], strict=True):
+            theirs = decode_image(read_file(str(file)), mode=ImageReadMode.RGB).numpy()
+            assert abs(frame.astype(int) - theirs).max() <= 3
+
+
+@pytest.mark.parametrize("stored, size, resized, corner", [
+    ((320, 240), 112, (160, 120), (24, 4)), ((240, 320), 112, (120, 160), (4, 24)), ((64, 64), 32, (32, 32), (0, 0)),
+    ((80, 60), 112, (160, 120), (24, 4)), ((32, 32), 32, (32, 32), (0, 0))])
+def test_frames_of_another_size_are_resized_and_cut(tmp_path, stored, size, resized, corner):
+    width, height = stored
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    image = Image.fromarray((255 * np.stack([x, y, (np.sin(6 * x) * y) ** 2], -1)).astype(np.uint8))
+    image.save(tmp_path / "x.png")
+    box = (*corner, corner[0] + size, corner[1] + size)
+    wanted = np.asarray(image.resize(resized, Image.Resampling.BILINEAR).crop(box)).transpose(2, 0, 1)
+    ours = decode(tmp_path / "x.png", size)
+    assert ours.shape == (3, size, size) and ours.dtype == torch.uint8
+    assert abs(ours.numpy().astype(int) - wanted).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("damage", [
+    lambda whole: b"", lambda whole: b"not a picture", lambda whole: whole[:len(whole) // 2], lambda whole: whole[:-20],
+    lambda whole: whole[:len(whole) // 2] + bytes(len(whole) - len(whole) // 2), lambda whole: bytes(len(whole))],
+    ids=["empty", "text", "half", "tail", "half zeros", "zeros"])
+def test_a_damaged_frame_is_named_and_leaves_no_cache(tree, kind, damage):  # noqa: F811
+    file = tree / "Set" / "img" / "Down_train_1" / "frame4.png"
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(noise).save(file, kind)
+    load(tree, replace(SPEC, stride=1), cache="other")       # the undamaged frame is read
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(DataError, match=r"cannot read the frame .*Down_train_1/frame4\.png .*extract its clip again"):
+        load(tree, replace(SPEC, stride=1))
+    assert caches(tree) == []
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+def test_decoded_once_and_shared(tree, monkeypatch):  # noqa: F811
+    first = load(tree)
+    monkeypatch.setattr(module, "decode", no_decoding)
+    for view in ("clip", "single", "static"):
+        again = load(tree, replace(SPEC, view=view))
+        assert isinstance(again.frames, np.memmap) and again.frames.dtype == np.uint8
+        assert again.frames.filename == first.frames.filename and (again.frames == first.frames).all()
+    preloaded = load(tree, preload=True)
+    assert type(preloaded.frames) is np.ndarray and preloaded.frames.dtype == np.uint8
+    assert preloaded.fetch([0, 4], generator()).equal(first.fetch([0, 4], generator()))
+    assert len(caches(tree)) == 1 and first.frames.shape == (6 * 5, 3, 8, 8)
+    assert first.frames[:, 2, 0, 0].tolist() == [list(CLIPS).index(name) for name in first.names for _ in range(5)]
+
+
+def change_bytes(path):
+    file = path / "Set" / "img" / "Up_train_0" / "frame5.png"
+    content = Image.open(file).convert("RGB")
+    file.unlink()
+    Image.eval(content, lambda value: 255 - value).save(file)
+
+
+def change_split(path):
+    write_split(path / "Set" / "set.csv", [row for row in ROWS if row[0] != "Up_train_1"])
+
+
+def change_frames(path):
+    for number in (10, 11):
+        Image.new("RGB", (8, 8)).save(path / "Set" / "img" / "Up_train_0" / f"frame{number}.png")
+
+
+def change_order(path):     # a clip takes the name and the frames of another, with the sizes and times of its files
+    (path / "Set" / "img" / "Up_train_0").rename(path / "Set" / "img" / "aside")
+    (path / "Set" / "img" / "Up_train_1").rename(path / "Set" / "img" / "Up_train_0")
+    (path / "Set" / "img" / "aside").rename(path / "Set" / "img" / "Up_train_1")
+
+
+@pytest.mark.parametrize("change", [change_bytes, change_split, change_frames, change_order])
+def test_rebuilt_when_the_data_change(tree, change):  # noqa: F811
+    before, test = load(tree), load(tree, split="test")
+    old = caches(tree)
+    change(tree)
+    after = load(tree)
+    new = caches(tree)
+    assert len(new) == 2 and len(set(new) - set(old)) == 1 and os.path.basename(test.frames.filename) in new
+    fresh = load(tree, cache="fresh")
+    assert (after.frames == fresh.frames).all() and not np.array_equal(after.frames, before.frames)
+    assert before.frames[0].shape == (3, 8, 8)       # who holds the old one reads on
+
+
+@pytest.mark.parametrize("change", [{"size": 6}, {"frames": 3}, {"stride": 1}])
+def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change):  # noqa: F811
+    load(tree)
+    other = load(tree, replace(SPEC, **change))
+    assert other.fetch([0]).shape == (1, *replace(SPEC, **change).shape) and len(caches(tree)) == 2
+    monkeypatch.setattr(module, "decode", no_decoding)
+    load(tree), load(tree, replace(SPEC, **change))
+
+
+def test_two_processes_at_once(tree, monkeypatch):  # noqa: F811
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+
+    def counted(file, size):
+        with open(tree / "log", "a") as log:
+            log.write(".")
+        return decode(file, size)
+
+    def build(number):
+        barrier.wait(30)
+        np.save(tree / f"seen{number}.npy", load(tree).frames)
+
+    monkeypatch.setattr(module, "decode", counted)
+    builders = [fork(build, number) for number in range(2)]
+    for builder in builders:
+        builder.join(60)
+        assert builder.exitcode == 0
+    wanted = load(tree, cache="alone").frames
+    assert all((np.load(tree / f"seen{number}.npy") == wanted).all() for number in range(2))
+    assert len(caches(tree)) == 1 and len((tree / "log").read_text()) == 2 * len(wanted)     # by one of them, and alone
+
+
+def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):  # noqa: F811
+    last = FrameFolder(SPEC, tree, "train").files[-1][-1]
+
+    def slow(file, size):
+        return hang(tree / "marker") if file == last else decode(file, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "decode", slow)
+        killed_at(tree / "marker", load, tree)
+    left = caches(tree)
+    assert len(left) == 1 and left[0].endswith(".tmp")
+    (tree / "Set" / "img" / "Up_train_0" / "frame5.png").touch()     # the next build has another digest
+    assert (load(tree).frames == load(tree, cache="alone").frames).all()
+    assert len(caches(tree)) == 1 and caches(tree)[0].endswith(".npy")
+
+
+def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):  # noqa: F811
+    load(tree, split="test")
+    before = {name: (tree / "cache" / name).read_bytes() for name in caches(tree)}
+    load(tree)
+    earlier = {name: (tree / "cache" / name).read_bytes() for name in caches(tree)}
+    change_frames(tree)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", lambda *args: (_ for _ in ()).throw(full))
+        with pytest.raises(OSError, match=r"no space left .*set-train-4x2x8-\w+\.npy .*--cache_path"):
+            load(tree)
+    assert {name: (tree / "cache" / name).read_bytes() for name in caches(tree)} == earlier and before
+    load(tree)
+
+
+# ---- views ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Clips of very different lengths: the published 16 frames, 4 apart."""
+    path = tmp_path_factory.mktemp("many")
+    lengths = [1, 2, 15, 16, 17, 31, 100]
+    spec = replace(SPEC, frames=16, stride=4)
+    rows = []
+    for i, length in enumerate(lengths):
+        rows.append((f"clip{i}", SPEC.classes[i % 3], "train"))
+        write_clip(path / "Set" / "img" / f"clip{i}", range(length), i)
+    write_split(path / "Set" / "set.csv", [*rows, *((f"clip{i}", *rows[i][1:]) for i in ())])
+    for label in SPEC.classes:
+        write_clip(path / "Set" / "img" / label, range(16))
+    write_split(path / "Set" / "set.csv", [*rows, *((label, label, "test") for label in SPEC.classes)])
+    return load(path, spec), lengths
+
+
+def test_the_test_view_is_the_exact_centre_clip(many):
+    clips, lengths = many
+    numbers, columns, blue = frames_of(clips.fetch(range(7)))
+    assert numbers.tolist() == [centre_clip(length, 16, 4)[0] for length in lengths]
+    assert (columns == torch.arange(8)).all() and (blue == torch.arange(7)[:, None]).all()
+
+
+@pytest.mark.parametrize("view", ["clip", "single", "static"])
+def test_nothing_random_at_test_and_nothing_global_in_training(many, view):
+    clips = load_view(many[0], view)
+    torch.manual_seed(1)
+    first, state = clips.get(range(7)), torch.get_rng_state()
+    trained = clips.get(range(7), generator(5))
+    ClassSampler(clips).draw([0, 1], 3, generator()), clips.start(2, generator())
+    assert torch.get_rng_state().equal(state)
+    torch.manual_seed(2)
+    assert clips.get(range(7)).equal(first) and clips.get(range(7), generator(5)).equal(trained)
+    assert not clips.get(range(7), generator(6)).equal(trained)
+    assert first.shape == (7, *clips.spec.shape) and first.dtype == torch.float32
+    assert clips.labels.dtype == torch.long and clips.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def load_view(clips, view):
+    other = Clips.__new__(Clips)
+    other.__dict__.update(clips.__dict__, spec=replace(clips.spec, view=view))
+    return other
+
+
+def test_start_and_flip_are_one_draw_for_all_frames(many):
+    draw, seen = generator(), set()
+    for _ in range(60):
+        numbers, columns, blue = frames_of(many[0].fetch([6, 5, 4], draw))
+        steps = numbers.long().diff(dim=1)
+        assert (steps == torch.tensor([4, 2, 1])[:, None]).all() and (blue == torch.tensor([6, 5, 4])[:, None]).all()
+        flipped = columns[:, 0, 0] == 7
+        wanted = torch.where(flipped[:, None, None], torch.arange(7, -1, -1), torch.arange(8))
+        assert (columns == wanted).all()
+        seen |= {(clip, int(numbers[clip, 0]), bool(flipped[clip])) for clip in range(3)}
+    starts = [range(3, 40, 4)[:10], [0], [0, 1]]
+    assert {(clip, start) for clip, start, _ in seen} == {(c, s) for c in range(3) for s in starts[c]}
+    assert {(clip, flip) for clip, _, flip in seen} == {(c, f) for c in range(3) for f in (False, True)}
+
+
+def test_single_and_static_frames_from_their_segment(many):
+    for segment, numbers in (((0, 1), range(2, 100, 4)), ((0, 2), range(2, 50, 4)), ((2, 3), range(64, 100, 4))):
+        single, static = (load_view(many[0], view) for view in ("single", "static"))
+        drawn = frames_of(single.fetch([6] * 300, generator(), segment))[0]
+        assert set(drawn.tolist()) <= set(numbers) and len(set(drawn.tolist())) >= len(numbers) - 1
+        assert static.fetch([6] * 300, generator(), segment).equal(
+            single.fetch([6] * 300, generator(), segment)[:, None].expand(-1, 16, -1, -1, -1))
+        assert single.fetch([6], segment=segment).shape == (1, 3, 8, 8)
+
+
+def test_normalise_against_the_formula(many):
+    clip = many[0].fetch([6])
+    floats = normalise(clip, SPEC)
+    for channel in range(3):
+        wanted = (clip[:, :, channel].double() / 255 - SPEC.mean[channel]) / SPEC.std[channel]
+        assert torch.allclose(floats[:, :, channel].double(), wanted, atol=1e-6)
+
+
+# ---- the sampler by class -------------------------------------------------------------------------------------------
+
+def clip_numbers(samples):
+    """The clip that each normalised sample (..., C, H, W) shows."""
+    return (255 * (samples[..., 2, 0, 0] * SPEC.std[2] + SPEC.mean[2])).round().long()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7])
+def test_draws_by_class_without_repeats(tree, n):  # noqa: F811
+    clips = load(tree)
+    classes = [2, 0, 1]
+    for seed in range(10):
+        drawn = ClassSampler(clips).draw(classes, n, generator(seed))
+        assert drawn.shape == (3, n, *SPEC.shape)
+        numbers = clip_numbers(drawn)
+        assert (numbers == numbers[:, :, :1]).all()
+        for k, row in zip(classes, numbers[:, :, 0].tolist(), strict=True):
+            names = [list(CLIPS)[number] for number in row]
+            assert [SPEC.classes[k].lower()] * n == [CLIPS[name][0].lower() for name in names]
+            times = [names.count(name) for name in clips.names if CLIPS[name][0].lower() == SPEC.classes[k].lower()]
+            assert sum(times) == n and max(times) - min(times) <= 1
+    started = clips.start(2, generator())
+    assert started.shape == (3, 2, *SPEC.shape)
+    for k in range(3):      # two clips a class: both, in the test view
+        members = [i for i in range(6) if clips.labels[i] == k]
+        assert any(started[k].equal(clips.get(order)) for order in (members, members[::-1]))
+
+
+def test_how_classes_are_cut_into_calls_changes_nothing(tree):  # noqa: F811
+    sampler = ClassSampler(load(tree))
+    together, draw = sampler.draw([0, 1, 2], 5, generator()), generator()
+    assert torch.cat([sampler.draw([0, 1], 5, draw), sampler.draw([2], 5, draw)]).equal(together)
+    assert not sampler.draw([0, 1, 2], 5, draw).equal(together)
+
+
+def test_only_the_drawn_clips_become_floats(digit_data, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(module, "normalise", lambda clips, spec: sizes.append(clips.numel()) or normalise(clips, spec))
+    ClassSampler(digit_data.train).draw([3, 7], 5, generator())
+    assert sum(sizes) == 2 * 5 * 8 * 3 * 32 * 32
+    assert isinstance(digit_data.train.frames, np.memmap)

@@ -1,0 +1,272 @@
+"""The table of data sets, split files, and which frames make a clip, against naive oracles and with bad input."""
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill_utils.dataset import (
+    DATASETS,
+    DataError,
+    FrameFolder,
+    Spec,
+    clip_positions,
+    frame_positions,
+    get_spec,
+    grid_frames,
+    read_split,
+)
+from utils import get_dataset
+
+SPEC = Spec("Set", "set.csv", ("Up", "Down", "HandstandPushups"), frames=4, stride=2, size=8, clips=(6, 6),
+            images="img")
+CLIPS = {f"{label}_{split}_{i}": (label, split) for split in ("test", "train")
+         for label in ("HandStandPushups", "Down", "Up") for i in range(2)}     # UCF101's spelling in file names
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def write_clip(folder, numbers, clip=0, name="frame{}.png", size=(8, 8)):
+    """Frames that say their number (red), column (green) and clip (blue), made in shuffled order."""
+    folder.mkdir(parents=True)
+    for number in random.Random(0).sample(list(numbers), len(numbers)):
+        image = np.zeros((*size, 3), np.uint8)
+        image[..., 0], image[..., 1], image[..., 2] = number, np.arange(size[1]), clip
+        Image.fromarray(image).save(folder / name.format(number), "PNG")
+
+
+def write_split(path, rows, header="folder_name,label,split"):
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+
+
+def make_tree(path, frames=9, clips=CLIPS):
+    """SPEC's frame folders and split file; the blue of a clip is its number in CLIPS, its frames count from 1."""
+    for number, name in enumerate(clips):
+        write_clip(path / "Set" / "img" / name, range(1, frames + 1), number)
+    write_split(path / "Set" / "set.csv", [(name, label, split) for name, (label, split) in clips.items()])
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ucf(tmp_path_factory):
+    """miniUCF101 with one clip in groups g07 and g08 of each class, and the other UCF101 classes beside it."""
+    path = tmp_path_factory.mktemp("ucf")
+    for number, label in enumerate(DATASETS["UCF101"].classes):
+        for group in ("g07", "g08"):
+            name = f"v_{label.replace('HandstandPushups', 'HandStandPushups')}_{group}_c01"
+            frames = range(1, 4 if label in DATASETS["miniUCF101"].classes else 1)
+            write_clip(path / "UCF101" / "jpegs_112" / name, frames, number)
+    (path / "UCF101" / "jpegs_112" / "notes.txt").touch()
+    return path
+
+
+# ---- which frames ---------------------------------------------------------------------------------------------------
+
+def centre_clip(num_frames, length, stride):
+    """Numbers of the frames of the test clip and its stride, by hand."""
+    if num_frames < length:
+        return [round(i * (num_frames - 1) / (length - 1)) for i in range(length)], 1
+    while (length - 1) * stride + 1 > num_frames:
+        stride -= 1
+    start = (num_frames - ((length - 1) * stride + 1)) // 2
+    return [start + i * stride for i in range(length)], stride
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
+def test_clips_against_a_naive_oracle(length, stride):
+    for num_frames in range(1, 90):
+        wanted, step = centre_clip(num_frames, length, stride)
+        grid = grid_frames(num_frames, length, stride)
+        assert grid[clip_positions([len(grid)], length)[0]].tolist() == wanted
+        drawn = {tuple(clip) for clip in grid[clip_positions([len(grid)] * 1000, length, generator())].tolist()}
+        if num_frames < length:
+            assert drawn == {tuple(wanted)}
+        else:
+            starts = range(wanted[0] % step, num_frames - (length - 1) * step, step)
+            assert drawn == {tuple(range(s, s + (length - 1) * step + 1, step)) for s in starts}
+
+
+def test_starts_are_drawn_alike():
+    starts = np.bincount(clip_positions([12] * 5000, 8, generator())[:, 0])
+    assert len(starts) == 5 and abs(starts - 1000).max() < 150
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 10])
+def test_segments_share_out_the_frames(parts):
+    for count in range(1, 40):
+        drawn = [frame_positions([count] * 1500, (i, parts), generator(i)) for i in range(parts)]
+        middle = [frame_positions([count], (i, parts)).item() for i in range(parts)]
+        segments = [sorted(set(draw.tolist())) for draw in drawn]
+        assert middle == [segment[(len(segment) - 1) // 2] for segment in segments]
+        if parts <= count:
+            assert sum(segments, []) == list(range(count))      # every frame in one segment, in order
+            assert max(map(len, segments)) - min(map(len, segments)) <= 1
+        else:
+            assert all(len(segment) == 1 and 0 <= segment[0] < count for segment in segments)
+
+
+def test_videos_of_many_lengths_together_are_as_each_alone():
+    counts = [1, 3, 15, 16, 17, 40]
+    assert clip_positions(counts, 16).tolist() == [clip_positions([n], 16)[0].tolist() for n in counts]
+    assert frame_positions(counts, (1, 3)).tolist() == [frame_positions([n], (1, 3)).item() for n in counts]
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+@pytest.mark.parametrize("name", ["frame{}.jpg", "frame{:06d}.jpg", "{}.JPEG", "clip2_{:03d}.png"])
+def test_frames_go_by_number_and_not_by_name_or_directory(tree, first, name):
+    write_clip(tree / "Set" / "img" / "new", range(first, first + 112), name=name)
+    folder = FrameFolder(replace(SPEC, frames=112, stride=1), tree, "train")
+    (tree / "Set" / "img" / "new" / "Thumbs.db").touch()
+    files = folder._frames("new")
+    assert [file.name for file in files] == [name.format(first + i) for i in range(112)]
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+def test_known_names_and_sizes():
+    views = {view + name for view in ("", "single", "static") for name in ("MotionDigits", "UCF101", "miniUCF101")}
+    assert set(DATASETS) == views | {"singleUCF50", "staticUCF50"}
+    assert len(DATASETS["UCF101"].classes) == 101 and len(DATASETS["miniUCF101"].classes) == 50
+    assert set(DATASETS["miniUCF101"].classes) < set(DATASETS["UCF101"].classes)
+    assert {"ApplyEyeMakeup", "HandstandPushups", "YoYo"} < set(DATASETS["UCF101"].classes)
+    assert replace(DATASETS["singleUCF50"], view="clip") == DATASETS["miniUCF101"]
+    assert DATASETS["UCF101"].clips == (9537, 3783) and DATASETS["miniUCF101"].clips == (4662, 1861)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_entry(name):
+    spec = DATASETS[name]
+    view = next((view for view in ("single", "static") if name.startswith(view)), "clip")
+    assert spec.view == view and spec.num_classes == len({label.lower() for label in spec.classes})
+    image = (3, spec.size, spec.size)
+    assert spec.shape == (image if view == "single" else (spec.frames, *image))
+    other = get_spec(name, frames=5, im_size=20)
+    assert other.shape == ((3, 20, 20) if view == "single" else (5, 3, 20, 20)) and get_spec(name) == spec
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("miniUCF101", (2, 3, 8, 8)), ("singleUCF50", (3, 8, 8)), ("staticUCF50", (2, 3, 8, 8))])
+def test_mini_ucf_split_from_the_folder_names(ucf, tmp_path, name, shape, capsys):
+    data = get_dataset(name, ucf, tmp_path, frames=2, im_size=8)
+    classes, table = DATASETS["miniUCF101"].classes, DATASETS["UCF101"].classes
+    for clips, group in ((data.train, "g08"), (data.test, "g07")):
+        assert clips.names == sorted(f"v_{label}_{group}_c01" for label in classes)
+        for draw in (None, generator()):
+            samples = clips.fetch(range(50), draw)
+            assert samples.shape == (50, *shape)
+            blue = samples.flatten(1)[:, -1]       # the number of the class in UCF101's table
+            assert [classes[label] for label in clips.labels] == [table[number] for number in blue]
+    assert "50 training and 50 test clips here; the official split has 4662 and 1861" in capsys.readouterr().out
+    if name == "staticUCF50":
+        assert (samples == samples[:, :1]).all()
+
+
+def test_ucf101_spells_one_class_in_two_ways(ucf):
+    rows = read_split(DATASETS["UCF101"], ucf)
+    assert len(rows) == 202 and all(split == ("test" if "_g07_" in name else "train") for name, _, split in rows)
+    number = DATASETS["UCF101"].classes.index("HandstandPushups")
+    assert ("v_HandStandPushups_g08_c01", number, "train") in rows
+
+
+def test_a_split_file_goes_before_the_folder_names(ucf):
+    file = ucf / "UCF101" / DATASETS["miniUCF101"].split
+    rows = [(f"v_{label}_{group}_c01", label, split) for label in DATASETS["miniUCF101"].classes
+            for group, split in (("g07", "train"), ("g08", "test"))]
+    try:
+        write_split(file, rows)
+        assert [split for _, _, split in read_split(DATASETS["miniUCF101"], ucf)] == ["train", "test"] * 50
+    finally:
+        file.unlink()
+
+
+def test_class_numbers_come_from_the_table(tree):
+    clips = {split: FrameFolder(SPEC, tree, split) for split in ("train", "test")}
+    for split, folder in clips.items():
+        assert folder.names == sorted(name for name, (_, where) in CLIPS.items() if where == split)
+        assert folder.labels.tolist() == [0 if "Up" in name and "Hand" not in name else 1 if "Down" in name else 2
+                                          for name in folder.names]
+    rows = [("Up_train_0", "Up", "train"), ("Down_train_0", "Down", "train"), ("HandStandPushups_train_0",) * 2]
+    rows[2] = (rows[2][0], "handstandpushups", "train")
+    tests = [(name.replace("train", "test"), label, "test") for name, label, _ in rows]
+    write_split(tree / "Set" / "set.csv", [*tests[::-1], *rows[1:], rows[0]])
+    for split in ("train", "test"):
+        folder = FrameFolder(SPEC, tree, split)
+        assert dict(zip(folder.names, folder.labels.tolist(), strict=True)) == {
+            f"Up_{split}_0": 0, f"Down_{split}_0": 1, f"HandStandPushups_{split}_0": 2}
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, message", [
+    (("UFC101",), "unknown --dataset 'UFC101': choose one of MotionDigits, UCF101, miniUCF101, singleMotionDigits"),
+    (("UCF101", 0), "--frames 0 is impossible.*at least 1"), (("UCF101", -3), "--frames -3"),
+    (("UCF101", None, 0), "--im_size 0 is impossible"), (("UCF101", 16, -112), "--im_size -112"),
+])
+def test_impossible_specs(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        get_spec(*arguments)
+
+
+def test_a_missing_data_folder(tmp_path):
+    with pytest.raises(DataError, match=r"no frame folders at .*Set/img.*frame000001\.jpg.*--data_path"):
+        FrameFolder(SPEC, tmp_path, "train")
+
+
+ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
+
+
+@pytest.mark.parametrize("header, rows, message", [
+    ("folder,label,split", ROWS, r"must have the columns folder_name,label,split.*it has \['folder', .*mend it"),
+    ("folder_name,label,split", [], "at least one clip; it has no clip"),
+    ("folder_name,label,split", [*ROWS, ("Up_train_0", "Sideways", "train")], "label 'Sideways'.*of another data set"),
+    ("folder_name,label,split", [*ROWS, ("more",)], "label None .clip 'more'"),
+    ("folder_name,label,split", [*ROWS, ("more", "Up", "val")], "'more' has the split 'val': it must be train or test"),
+    ("folder_name,label,split", [*ROWS, ROWS[3]], f"{ROWS[3][0]!r} more than once: keep one line"),
+    ("folder_name,label,split", [r for r in ROWS if r[1:] != ("Down", "test")],
+     "1 of 3 classes have no test clip, .*'Down'.*add their clips"),
+    ("folder_name,label,split", [*ROWS, ("nowhere", "Up", "train")], r"1 of 7 train .* no folder.*\['nowhere'\]"),
+    *(("folder_name,label,split", [*ROWS, (name, "Up", "train")], f"{name!r} is not the name of a folder")
+      for name in ("../x", "..", ".", "a/b", "/etc", "Up_train_0/", "")),
+    ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "None is not the name of a folder"),
+])
+def test_a_split_file_that_is_wrong(tree, header, rows, message):
+    write_split(tree / "Set" / "set.csv", rows, header)
+    with pytest.raises(DataError, match=f"(?s){message}") as raised:
+        FrameFolder(SPEC, tree, "train")
+    assert "set.csv" in str(raised.value)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("MotionDigits", "10 of 10 classes have no train clip"), ("UCF101", "split by folder names.*--dataset")])
+def test_folders_of_no_class(tmp_path, name, message):
+    (tmp_path / DATASETS[name].folder / DATASETS[name].images / "v_Unknown_g01_c01").mkdir(parents=True)
+    with pytest.raises(DataError, match=message):
+        read_split(DATASETS[name], tmp_path)
+
+
+@pytest.mark.parametrize("numbers, name, message", [
+    ((), "frame{}.png", "holds no frame"), ((1, 2, 4, 5), "frame{}.png", r"frame 3 is missing between frame1\.png"),
+    ((9, 10, 12, 15), "frame{:03d}.png", "frame 11 is missing"), ((1, 2, 3), "frame{}.png.tmp", "holds no frame"),
+])
+def test_clips_without_frames_or_with_gaps(tree, numbers, name, message):
+    write_clip(tree / "Set" / "img" / "Up_train_0x", numbers, name=name)
+    write_split(tree / "Set" / "set.csv", [*ROWS, ("Up_train_0x", "Up", "train")])
+    with pytest.raises(DataError, match=f"Up_train_0x.*{message}.*extract this clip again, or take it out of set.csv"):
+        FrameFolder(SPEC, tree, "train")
+
+
+def test_two_frames_of_one_number(tree):
+    write_clip(tree / "Set" / "img" / "Up_train_0" / "sub", [1])
+    (tree / "Set" / "img" / "Up_train_0" / "frame000003.jpg").touch()
+    with pytest.raises(DataError, match=r"Up_train_0.*same frame number: keep one"):
+        FrameFolder(SPEC, tree, "train")

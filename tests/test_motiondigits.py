@@ -1,0 +1,162 @@
+"""The embedded data set: the same bytes for a seed, whole or absent, honest splits, and a direction only motion tells."""
+import csv
+import errno
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_files import fork, hang, killed_at
+
+from distill_utils import motiondigits
+from distill_utils.dataset import DATASETS, read_split
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A few clips only: 40 of 3 frames."""
+    monkeypatch.setattr(motiondigits, "GROUPS", {"test": range(1, 3), "train": range(8, 10)})
+    monkeypatch.setattr(motiondigits, "CLIPS", {"test": 1, "train": 1})
+    monkeypatch.setattr(motiondigits, "FRAMES", 3)
+
+
+def contents(path):
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def visible(path):
+    return sorted(name for name in os.listdir(path) if name != ".motiondigits.lock")
+
+
+def test_a_seed_gives_the_same_bytes(few, tmp_path):
+    first, again, other = (contents(motiondigits.make(tmp_path / name, seed)) for name, seed in
+                           (("first", 3), ("again", 3), ("other", 4)))
+    assert len(first) == 40 * 3 + 1 and first == again
+    assert first.keys() == other.keys()
+    assert sum(first[name] == other[name] for name in first) == 1        # the split file
+
+
+def test_counts_and_layout(digits):
+    rows = read_split(DATASETS["MotionDigits"], digits)
+    for split, wanted in (("train", 540), ("test", 420)):
+        labels = [label for _, label, where in rows if where == split]
+        assert len(labels) == wanted and set(np.bincount(labels)) == {wanted // 10}
+    for name, label, split in rows:
+        assert name.startswith(f"v_{motiondigits.CLASSES[label]}_g") and (int(name[-6:-4]) <= 7) == (split == "test")
+    (digits / "MotionDigits" / "motiondigits_splits1.csv").rename(digits / "aside.csv")
+    try:
+        assert read_split(DATASETS["MotionDigits"], digits) == rows      # UCF101's rule, from the folder names
+    finally:
+        (digits / "aside.csv").rename(digits / "MotionDigits" / "motiondigits_splits1.csv")
+
+
+def test_train_and_test_show_different_handwriting(monkeypatch, tmp_path):
+    scans = []
+
+    def number(sample, up, rng):    # instead of a picture of the sample, its number as a colour that survives JPEG
+        if sample.tobytes() not in scans:
+            scans.append(sample.tobytes())
+        index = scans.index(sample.tobytes())
+        return np.full((1, 16, 16, 3), [index // 64 * 16 + 8, index // 8 % 8 * 16 + 8, index % 8 * 16 + 8], np.uint8)
+
+    monkeypatch.setattr(motiondigits, "render", number)
+    folder = motiondigits.make(tmp_path)
+    used = {"train": set(), "test": set()}
+    with open(folder / "motiondigits_splits1.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            with Image.open(folder / "jpegs_32" / row["folder_name"] / "frame000001.jpg") as image:
+                red, green, blue = np.asarray(image)[8, 8].astype(int) // 16
+            used[row["split"]].add(red * 64 + green * 8 + blue)
+    assert len(used["train"]) == 270 and len(used["test"]) == 210 and not used["train"] & used["test"]
+
+
+def heights(frames):
+    """Angle of the digit's middle on the circle of rows, of (..., C, H, W) frames."""
+    rows = frames.astype(float).mean((-3, -1))
+    rows -= np.median(rows, -1, keepdims=True)
+    return np.angle((rows * np.exp(2j * np.pi * np.arange(rows.shape[-1]) / rows.shape[-1])).sum(-1))
+
+
+@pytest.mark.parametrize("t", [0, 5])
+def test_one_frame_does_not_tell_the_direction(digit_data, t):
+    ups, downs = ([], [])
+    for clips in (digit_data.train, digit_data.test):
+        height = heights(clips.fetch(range(len(clips)))[:, t].numpy())
+        ups.extend(height[clips.labels % 2 == 0])
+        downs.extend(height[clips.labels % 2 == 1])
+    assert len(ups) == len(downs) == 480
+    points = np.sort(ups + downs)
+    gap = np.searchsorted(np.sort(ups), points) - np.searchsorted(np.sort(downs), points)
+    assert abs(gap).max() / 480 < 1.63 * (2 / 480) ** 0.5       # Kolmogorov-Smirnov, 1 %
+    assert np.histogram(points, 4, (-np.pi, np.pi))[0].min() > 200      # spread over all of the height
+
+
+def test_the_clip_shows_the_direction(digit_data):
+    clips = digit_data.test.fetch(range(420)).numpy().astype(float).mean(2)
+    clips -= clips.mean((2, 3), keepdims=True)
+    fits = [(np.roll(clips[:, :-1], shift, 2) * clips[:, 1:]).sum((1, 2, 3)) for shift in range(-6, 7)]
+    moved = np.argmax(fits, 0) - 6      # rows a frame, downwards
+    right = np.where(digit_data.test.labels.numpy() % 2 == 0, moved < 0, moved > 0)     # classes: Up, Down, Up, ...
+    assert all(name.endswith(("Up", "Down")[i % 2]) for i, name in enumerate(digit_data.spec.classes))
+    assert right.mean() > 0.98 and (abs(moved) >= 2).all() and (abs(moved) <= 4).all()
+
+
+def test_a_flip_and_the_digit_itself_say_nothing_of_the_direction():
+    scan = np.zeros((8, 8))
+    scan[2:6, 3:5] = 16
+    up, down = (motiondigits.render(scan, up, np.random.default_rng(0)) for up in (True, False))
+    assert (up[0] != down[0]).mean() < 0.3 and abs(up[0].astype(int) - down[0]).max() > 50   # one step apart only
+    assert up.shape == (12, 32, 32, 3) and up.dtype == np.uint8
+
+
+def test_a_killed_writer_leaves_no_half_data_set(few, tmp_path, monkeypatch):
+    whole = contents(motiondigits.make(tmp_path / "whole"))
+    write, calls = motiondigits.render, []
+
+    def render(*args):
+        calls.append(1)
+        return hang(tmp_path / "marker") if len(calls) == 20 else write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(motiondigits, "render", render)
+        killed_at(tmp_path / "marker", motiondigits.make, tmp_path / "data")
+    assert visible(tmp_path / "data") == [".MotionDigits.unfinished"]
+    assert contents(motiondigits.make(tmp_path / "data")) == whole
+    assert visible(tmp_path / "data") == ["MotionDigits"]
+
+
+def test_two_writers_at_once(few, tmp_path, monkeypatch):
+    barrier, log, write = multiprocessing.get_context("fork").Barrier(2), tmp_path / "log", motiondigits.render
+
+    def render(*args):
+        with open(log, "a") as file:
+            file.write(".")
+        return write(*args)
+
+    def make():
+        barrier.wait(30)
+        motiondigits.make(tmp_path / "data")
+
+    monkeypatch.setattr(motiondigits, "render", render)
+    writers = [fork(make) for _ in range(2)]
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert len(log.read_text()) == 40 and visible(tmp_path / "data") == ["MotionDigits"]     # written once
+    assert contents(tmp_path / "data" / "MotionDigits") == contents(motiondigits.make(tmp_path / "alone"))
+
+
+def test_a_full_disk_while_writing(few, tmp_path, monkeypatch):
+    calls, save = [], Image.Image.save
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="no space left .*MotionDigits.*--data_path"):
+        motiondigits.make(tmp_path)
+    assert visible(tmp_path) == []

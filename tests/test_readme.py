@@ -1,0 +1,53 @@
+"""What the README shows is true: its commands parse, its files exist, its table is one that the demo made."""
+import re
+import shlex
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()
+            if line.strip() and not line.startswith("#")]
+
+
+def test_the_two_commands_come_first():
+    assert COMMANDS[:2] == ["bash sh/demo.sh", "bash sh/test.sh"]
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("python ")}))
+def test_python_commands_parse(command, monkeypatch):
+    words = shlex.split(command)
+    path = ROOT / words[1]
+    assert path.is_file(), command
+    if "/" in words[1] or words[1] == "summarize.py":
+        return
+    module = __import__(words[1].removesuffix(".py"))
+
+    class Parsed(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Parsed
+
+    monkeypatch.setattr(module, "check_args", stop)
+    monkeypatch.setattr(sys, "argv", words[1:])
+    with pytest.raises(Parsed):
+        module.main()
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if "bash sh/" in c}))
+def test_launchers_are_there(command):
+    assert (ROOT / re.search(r"sh/\S+", command)[0]).is_file()
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
+def test_linked_files_are_there(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_script_is_described():
+    for script in ROOT.glob("*.py"):
+        assert f"`{script.name}`" in TEXT, script.name

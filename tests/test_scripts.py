@@ -1,0 +1,164 @@
+"""Every script as a user runs it: in a process of its own, on tiny settings, and with bad input."""
+import importlib
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import NET, ROOT, run_script
+from PIL import Image
+from safetensors.torch import save_file
+
+from distill_utils.run import cli
+from distill_utils.synset import load_synset
+from utils import get_dataset
+
+SCORE = ["--num_eval", 2, "--epoch_eval_train", 1, "--device", "cpu"]
+VIDEO = ["--model", NET, *SCORE]
+LOOP = ["--Iteration", 2, "--eval_it", 1, "--batch_real", 2]
+SCRIPTS = ("distill_coreset.py", "distill_DC.py", "distill_DM.py", "distill_s2d_DM.py", "evaluate.py")
+
+
+@pytest.fixture(scope="module")
+def results(few_digits, tmp_path_factory):
+    """Results of the whole chain, static stage to scores, run as by hand: name -> (last line, folder)."""
+    out = tmp_path_factory.mktemp("out")
+    where = ["--data_path", few_digits, "--save_path", out, "--name", "x"]
+    static = out / "DC" / "x" / "synset.safetensors"
+    chain = {
+        "DC": ["distill_DC.py", "--ipc", 2, "--split_num", 2, "--model", "ConvNetD2W32", "--inner_loop", 1, *SCORE,
+               *LOOP],
+        "static": ["evaluate.py", "--synset", static, *VIDEO],
+        "S2D-DM": ["distill_s2d_DM.py", "--path_static", static, "--no_train_static", "--store", "uint8", *VIDEO,
+                   *LOOP],
+        "DM": ["distill_DM.py", "--ipc", 2, "--init", "noise", "--optim", "adam", "--preload", *VIDEO, *LOOP],
+        "random": ["distill_coreset.py", "--method", "random", *VIDEO],
+        "herding": ["distill_coreset.py", "--method", "herding", "--ipc", 2, "--train_epochs", 1, *VIDEO],
+        "k-center": ["distill_coreset.py", "--method", "k-center", "--ipc", 3, "--pretrained_path",
+                     out / "herding" / "x" / "network.safetensors", *VIDEO],
+        "full": ["evaluate.py", "--train_on", "full", "--batch_train", 64, *VIDEO],
+    }
+    lines = {}
+    for name, (script, *args) in chain.items():
+        done = run_script(script, *args, *where, cwd=out)
+        assert "Traceback" not in done.stderr
+        lines[name] = done.stdout.splitlines()[-1], out / name / "x"
+    return lines
+
+
+@pytest.mark.parametrize("name", ["DC", "static", "S2D-DM", "DM", "random", "herding", "k-center", "full"])
+def test_the_last_line_is_the_result(results, name):
+    line, folder = results[name]
+    assert line.startswith("RESULT ")
+    result = json.loads(line.removeprefix("RESULT "))
+    assert result == json.loads((folder / "result.json").read_text())
+    assert result["method"] == name and result["num_networks"] == 2 and 0 <= result["top1_mean"] <= 1
+    assert ("top1_start_mean" in result) == (name in ("DC", "DM", "S2D-DM"))
+    bytes_ = {"DC": 245_760, "static": 245_760, "S2D-DM": 10 * 2 * (3 + 8) * 1024 + 327 * 4 + 6 * 4 + 2 * 4,
+              "DM": 2 * 983_040, "random": 983_040, "herding": 2 * 983_040, "k-center": 3 * 983_040,
+              "full": 40 * 98_304}[name]
+    assert result["storage_bytes"] == bytes_
+
+
+def test_dc_is_scored_on_single_frames_and_static_on_clips(results):
+    for name, network in (("DC", "ConvNetD2W32"), ("static", NET)):
+        assert json.loads(results[name][0][7:])["network"] == network
+
+
+def test_the_static_images_stay_as_the_static_stage_left_them(results):
+    static = load_synset(results["DC"][1] / "synset.safetensors")[0].static
+    s2d, header = load_synset(results["S2D-DM"][1] / "synset.safetensors")
+    torch.testing.assert_close(s2d.static, static, atol=0.02, rtol=0)      # stored as uint8
+    assert header["method"] == "S2D-DM" and header["classes"][0] == "ZeroUp" and header["store"] == "uint8"
+
+
+def test_selected_clips_are_real_clips_of_their_class(results, few_digits):
+    train = get_dataset("MotionDigits", few_digits).train
+    synset, _ = load_synset(results["k-center"][1] / "synset.safetensors")
+    for k in (0, 9):
+        real = train.get((train.labels == k).nonzero()[:, 0])
+        for clip in synset.videos[3 * k:3 * k + 3]:
+            assert (real - clip).abs().flatten(1).amax(1).min() < 1e-5
+
+
+def test_a_saved_set_scored_again_gives_what_its_run_reported(results, few_digits, tmp_path):
+    line, folder = results["S2D-DM"]
+    done = run_script("evaluate.py", "--synset", folder / "synset.safetensors", *VIDEO, "--data_path", few_digits,
+                      "--save_path", tmp_path)
+    again, first = (json.loads(text.split("RESULT ")[1]) for text in (done.stdout, line))
+    assert {k: again[k] for k in ("top1_mean", "top1_std", "per_class", "storage_bytes", "method")} == {
+        k: first[k] for k in ("top1_mean", "top1_std", "per_class", "storage_bytes", "method")}
+
+
+def test_several_networks_and_the_paper_protocol(results, few_digits, tmp_path):
+    done = run_script("evaluate.py", "--synset", results["random"][1] / "synset.safetensors", *VIDEO, "--model_eval",
+                      NET, "VideoConvNetMeanW32", "--protocol", "paper", "--data_path", few_digits, "--save_path",
+                      tmp_path)
+    result = json.loads(done.stdout.split("RESULT ")[1])
+    assert result["protocol"] == "paper" and 0 <= result["top1_mean_VideoConvNetMeanW32"] <= 1
+
+
+def test_the_table(results, tmp_path):
+    out = results["DM"][1].parent.parent
+    done = run_script("summarize.py", out, "--json", tmp_path / "table.json")
+    assert done.stdout.splitlines()[-1] == f"TABLE {tmp_path / 'table.json'}"
+    rows = json.loads((tmp_path / "table.json").read_text())
+    assert sorted(row["method"] for row in rows) == sorted(results)
+    assert done.stdout.count("\n| ") == len(rows) + 1
+
+
+def test_pictures_are_left(results):
+    folder = results["S2D-DM"][1]
+    assert Image.open(folder / "preview.png").height > 300 and Image.open(folder / "preview.gif").n_frames == 8
+    assert Image.open(folder / "curve.png").width > 300
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_the_shared_flags(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(script.removesuffix(".py")).main()
+    text = capsys.readouterr().out
+    assert all(flag in text for flag in ("--dataset", "--seed", "--resume", "--wandb", "--device", "--protocol"))
+
+
+BAD = {
+    "unknown data set": ("distill_DM.py", ["--dataset", "UCF102"], "unknown --dataset 'UCF102': choose .* MotionDigits"),
+    "missing data": ("distill_DM.py", ["--dataset", "miniUCF101"], "no frame folders at .*jpegs_112.*--data_path"),
+    "unknown network": ("distill_DM.py", ["--model", "ResNet3D"], "ResNet3D.*ConvNet3D"),
+    "image network": ("distill_DM.py", ["--model", "ConvNet"], "--model ConvNet takes images"),
+    "pool": ("evaluate.py", ["--train_on", "full", "--eval_mode", "Z"], "--eval_mode 'Z'"),
+    "slots": ("distill_s2d_DM.py", ["--vpc", 2, "--spc", 3], "--spc 3 cannot be shared by --vpc 2"),
+    "memories": ("distill_s2d_DM.py", ["--vpc", 2, "--dpc", 3], "--dpc 3 cannot be shared by --vpc 2"),
+    "static file": ("distill_s2d_DM.py", ["--path_static", "absent.pt"], "no static memory at --path_static absent.pt"),
+    "static shape": ("distill_s2d_DM.py", ["--path_static", "static.pt"], r"\(10, 3, 32, 32\).*\(20, 3, 32, 32\)"),
+    "features": ("distill_coreset.py", ["--method", "herding"], "--train_epochs N, --pretrained_path FILE"),
+    "weights": ("distill_coreset.py", ["--method", "herding", "--pretrained_path", "other.safetensors"],
+                "--pretrained_path other.safetensors is not a state dict of ConvNet3D"),
+    "too many": ("distill_coreset.py", ["--ipc", 55], "55 clips .* ZeroUp has 4.*--ipc"),
+    "no set": ("evaluate.py", [], "--synset FILE or --train_on full"),
+    "a set that is none": ("evaluate.py", ["--synset", "static.pt"], "static.pt is not a synthetic set"),
+    "size": ("distill_DM.py", ["--im_size", 0], "0 is not a number of at least 1"),
+    "rate": ("distill_DM.py", ["--lr_img", "nan"], "nan is not a finite number"),
+    "bool": ("distill_s2d_DM.py", ["--no_train_static", "False"], "unrecognized arguments: False"),
+    "abbreviation": ("distill_DM.py", ["--iter", 5], "unrecognized arguments: --iter"),
+    "device": ("distill_DM.py", ["--device", "cuda:7"], "--device cuda:7: torch sees 0 CUDA devices"),
+    "segments": ("distill_DC.py", ["--ipc", 3, "--split_num", 2], "--split_num 2 segments"),
+    "nothing learned": ("distill_DM.py", ["--lr_img", 0], "nothing would be trained"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_names_the_thing_and_the_way_out(case, few_digits, tmp_path, monkeypatch, capsys):
+    script, args, message = BAD[case]
+    torch.save({"image": torch.zeros(10, 3, 32, 32)}, tmp_path / "static.pt")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path if "missing" in case else few_digits
+    monkeypatch.setattr(sys, "argv", [str(ROOT / script), "--data_path", str(data), *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli(importlib.import_module(script.removesuffix(".py")).main)
+    error = capsys.readouterr().err
+    assert stop.value.code in (1, 2)
+    assert re.search(message, error.replace("\n", " ")), error[-600:]
