@@ -38,10 +38,11 @@ def decode(file, size):
 
 def _check_whole(file):
     """Raises OSError or SyntaxError for a frame that Pillow would fill up: a tail of zeros, as a crash leaves it."""
-    with Image.open(file) as opened:
-        opened.verify()     # the check sums of a PNG
     content = Path(file).read_bytes()
-    if opened.format == "JPEG" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):  # end and start of a scan
+    if content[:2] != b"\xff\xd8":      # not a JPEG
+        with Image.open(file) as opened:
+            opened.verify()             # the check sums of a PNG
+    elif content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):    # no end of the image after its last scan
         raise OSError("its end is missing")
 
 

@@ -1,4 +1,4 @@
-"""Writes MotionDigits as frame folders. The scripts do it by themselves when it is missing; here the seed can be chosen.
+"""Writes MotionDigits as frame folders. The scripts do so themselves when it is missing; here with a seed of choice.
 
     python extract_frames/make_motiondigits.py --data_path distill_utils/data --seed 0
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill_utils import motiondigits  # noqa: E402
-from distill_utils.run import cli, not_negative  # noqa: E402
+from distill_utils import motiondigits
+from distill_utils.run import cli, not_negative
 
 
 def main():

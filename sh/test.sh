@@ -5,5 +5,6 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/sh/setup.sh"
 setup requirements-test.txt
 cd "$ROOT"
+export OMP_NUM_THREADS=1   # a process a core, a file of tests at a time
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n auto --maxprocesses 8 --dist loadfile "$@"

@@ -2,19 +2,24 @@
 import errno
 import multiprocessing
 import os
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_dataset import CLIPS, ROWS, SPEC, centre_clip, generator, make_tree, tree, write_clip, write_split  # noqa: F401
-from test_files import fork, hang, killed_at
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from distill_utils import clips as module
-from distill_utils.clips import Clips, ClassSampler, cached_frames, decode, normalise
+from distill_utils.clips import ClassSampler, Clips, cached_frames, decode, normalise
 from distill_utils.dataset import DataError, FrameFolder
+from test_dataset import CLIPS, ROWS, SPEC, centre_clip, generator, make_tree, write_clip, write_split
+from test_files import fork, hang, killed_at
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path)
 
 
 def load(path, spec=SPEC, split="train", cache="cache", **kwargs):
@@ -37,28 +42,28 @@ def frames_of(samples):
 
 # ---- decoding -------------------------------------------------------------------------------------------------------
 
-def test_values_are_those_of_another_decoder(digits, digit_data):
+def test_values_are_those_of_the_files(digits, digit_data):
     folder = FrameFolder(digit_data.spec, digits, "test")
     for clip in (0, 17, 419):
-        ours = digit_data.test.frames[digit_data.test.first[clip]:][:12]
-        for frame, file in zip(ours, folder.files[clip], strict=True):
-            theirs = decode_image(read_file(str(file)), mode=ImageReadMode.RGB).numpy()
-            assert abs(frame.astype(int) - theirs).max() <= 3
+        for frame, file in zip(digit_data.test.frames[12 * clip:][:12], folder.files[clip], strict=True):
+            with Image.open(file) as image:
+                assert abs(frame.transpose(1, 2, 0).astype(int) - np.asarray(image)).max() <= 3
 
 
+@pytest.mark.parametrize("kind, error", [("png", 2), ("jpg", 12)])
 @pytest.mark.parametrize("stored, size, resized, corner", [
     ((320, 240), 112, (160, 120), (24, 4)), ((240, 320), 112, (120, 160), (4, 24)), ((64, 64), 32, (32, 32), (0, 0)),
     ((80, 60), 112, (160, 120), (24, 4)), ((32, 32), 32, (32, 32), (0, 0))])
-def test_frames_of_another_size_are_resized_and_cut(tmp_path, stored, size, resized, corner):
+def test_frames_of_another_size_are_resized_and_cut(tmp_path, kind, error, stored, size, resized, corner):
     width, height = stored
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     image = Image.fromarray((255 * np.stack([x, y, (np.sin(6 * x) * y) ** 2], -1)).astype(np.uint8))
-    image.save(tmp_path / "x.png")
+    image.save(tmp_path / f"x.{kind}", quality=95, subsampling=0)
     box = (*corner, corner[0] + size, corner[1] + size)
     wanted = np.asarray(image.resize(resized, Image.Resampling.BILINEAR).crop(box)).transpose(2, 0, 1)
-    ours = decode(tmp_path / "x.png", size)
+    ours = decode(tmp_path / f"x.{kind}", size)
     assert ours.shape == (3, size, size) and ours.dtype == torch.uint8
-    assert abs(ours.numpy().astype(int) - wanted).max() <= 2
+    assert abs(ours.numpy().astype(int) - wanted).max() <= error
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -66,7 +71,7 @@ def test_frames_of_another_size_are_resized_and_cut(tmp_path, stored, size, resi
     lambda whole: b"", lambda whole: b"not a picture", lambda whole: whole[:len(whole) // 2], lambda whole: whole[:-20],
     lambda whole: whole[:len(whole) // 2] + bytes(len(whole) - len(whole) // 2), lambda whole: bytes(len(whole))],
     ids=["empty", "text", "half", "tail", "half zeros", "zeros"])
-def test_a_damaged_frame_is_named_and_leaves_no_cache(tree, kind, damage):  # noqa: F811
+def test_a_damaged_frame_is_named_and_leaves_no_cache(tree, kind, damage):
     file = tree / "Set" / "img" / "Down_train_1" / "frame4.png"
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(noise).save(file, kind)
@@ -79,7 +84,7 @@ def test_a_damaged_frame_is_named_and_leaves_no_cache(tree, kind, damage):  # no
 
 # ---- the cache ------------------------------------------------------------------------------------------------------
 
-def test_decoded_once_and_shared(tree, monkeypatch):  # noqa: F811
+def test_decoded_once_and_shared(tree, monkeypatch):
     first = load(tree)
     monkeypatch.setattr(module, "decode", no_decoding)
     for view in ("clip", "single", "static"):
@@ -94,7 +99,7 @@ def test_decoded_once_and_shared(tree, monkeypatch):  # noqa: F811
 
 
 def change_bytes(path):
-    file = path / "Set" / "img" / "Up_train_0" / "frame5.png"
+    file = path / "Set" / "img" / "Up_train_0" / "frame4.png"
     content = Image.open(file).convert("RGB")
     file.unlink()
     Image.eval(content, lambda value: 255 - value).save(file)
@@ -105,7 +110,7 @@ def change_split(path):
 
 
 def change_frames(path):
-    for number in (10, 11):
+    for number in (11, 12):
         Image.new("RGB", (8, 8)).save(path / "Set" / "img" / "Up_train_0" / f"frame{number}.png")
 
 
@@ -116,7 +121,7 @@ def change_order(path):     # a clip takes the name and the frames of another, w
 
 
 @pytest.mark.parametrize("change", [change_bytes, change_split, change_frames, change_order])
-def test_rebuilt_when_the_data_change(tree, change):  # noqa: F811
+def test_rebuilt_when_the_data_change(tree, change):
     before, test = load(tree), load(tree, split="test")
     old = caches(tree)
     change(tree)
@@ -129,7 +134,7 @@ def test_rebuilt_when_the_data_change(tree, change):  # noqa: F811
 
 
 @pytest.mark.parametrize("change", [{"size": 6}, {"frames": 3}, {"stride": 1}])
-def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change):  # noqa: F811
+def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change):
     load(tree)
     other = load(tree, replace(SPEC, **change))
     assert other.fetch([0]).shape == (1, *replace(SPEC, **change).shape) and len(caches(tree)) == 2
@@ -137,7 +142,7 @@ def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change
     load(tree), load(tree, replace(SPEC, **change))
 
 
-def test_two_processes_at_once(tree, monkeypatch):  # noqa: F811
+def test_two_processes_at_once(tree, monkeypatch):
     barrier = multiprocessing.get_context("fork").Barrier(2)
 
     def counted(file, size):
@@ -159,7 +164,7 @@ def test_two_processes_at_once(tree, monkeypatch):  # noqa: F811
     assert len(caches(tree)) == 1 and len((tree / "log").read_text()) == 2 * len(wanted)     # by one of them, and alone
 
 
-def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):  # noqa: F811
+def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):
     last = FrameFolder(SPEC, tree, "train").files[-1][-1]
 
     def slow(file, size):
@@ -170,14 +175,13 @@ def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):  # noqa: 
         killed_at(tree / "marker", load, tree)
     left = caches(tree)
     assert len(left) == 1 and left[0].endswith(".tmp")
-    (tree / "Set" / "img" / "Up_train_0" / "frame5.png").touch()     # the next build has another digest
+    (tree / "Set" / "img" / "Up_train_0" / "frame4.png").touch()     # the next build has another digest
     assert (load(tree).frames == load(tree, cache="alone").frames).all()
     assert len(caches(tree)) == 1 and caches(tree)[0].endswith(".npy")
 
 
-def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):  # noqa: F811
+def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):
     load(tree, split="test")
-    before = {name: (tree / "cache" / name).read_bytes() for name in caches(tree)}
     load(tree)
     earlier = {name: (tree / "cache" / name).read_bytes() for name in caches(tree)}
     change_frames(tree)
@@ -186,8 +190,7 @@ def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):
         patch.setattr(os, "posix_fallocate", lambda *args: (_ for _ in ()).throw(full))
         with pytest.raises(OSError, match=r"no space left .*set-train-4x2x8-\w+\.npy .*--cache_path"):
             load(tree)
-    assert {name: (tree / "cache" / name).read_bytes() for name in caches(tree)} == earlier and before
-    load(tree)
+    assert {name: (tree / "cache" / name).read_bytes() for name in caches(tree)} == earlier
 
 
 # ---- views ----------------------------------------------------------------------------------------------------------
@@ -202,7 +205,6 @@ def many(tmp_path_factory):
     for i, length in enumerate(lengths):
         rows.append((f"clip{i}", SPEC.classes[i % 3], "train"))
         write_clip(path / "Set" / "img" / f"clip{i}", range(length), i)
-    write_split(path / "Set" / "set.csv", [*rows, *((f"clip{i}", *rows[i][1:]) for i in ())])
     for label in SPEC.classes:
         write_clip(path / "Set" / "img" / label, range(16))
     write_split(path / "Set" / "set.csv", [*rows, *((label, label, "test") for label in SPEC.classes)])
@@ -214,6 +216,12 @@ def test_the_test_view_is_the_exact_centre_clip(many):
     numbers, columns, blue = frames_of(clips.fetch(range(7)))
     assert numbers.tolist() == [centre_clip(length, 16, 4)[0] for length in lengths]
     assert (columns == torch.arange(8)).all() and (blue == torch.arange(7)[:, None]).all()
+
+
+def load_view(clips, view):
+    other = copy(clips)
+    other.spec = replace(clips.spec, view=view)
+    return other
 
 
 @pytest.mark.parametrize("view", ["clip", "single", "static"])
@@ -229,12 +237,6 @@ def test_nothing_random_at_test_and_nothing_global_in_training(many, view):
     assert not clips.get(range(7), generator(6)).equal(trained)
     assert first.shape == (7, *clips.spec.shape) and first.dtype == torch.float32
     assert clips.labels.dtype == torch.long and clips.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
-
-
-def load_view(clips, view):
-    other = Clips.__new__(Clips)
-    other.__dict__.update(clips.__dict__, spec=replace(clips.spec, view=view))
-    return other
 
 
 def test_start_and_flip_are_one_draw_for_all_frames(many):
@@ -253,10 +255,10 @@ def test_start_and_flip_are_one_draw_for_all_frames(many):
 
 
 def test_single_and_static_frames_from_their_segment(many):
-    for segment, numbers in (((0, 1), range(2, 100, 4)), ((0, 2), range(2, 50, 4)), ((2, 3), range(64, 100, 4))):
+    for segment, numbers in (((0, 1), range(3, 100, 4)), ((0, 2), range(3, 48, 4)), ((2, 3), range(67, 100, 4))):
         single, static = (load_view(many[0], view) for view in ("single", "static"))
         drawn = frames_of(single.fetch([6] * 300, generator(), segment))[0]
-        assert set(drawn.tolist()) <= set(numbers) and len(set(drawn.tolist())) >= len(numbers) - 1
+        assert set(drawn.tolist()) == set(numbers)
         assert static.fetch([6] * 300, generator(), segment).equal(
             single.fetch([6] * 300, generator(), segment)[:, None].expand(-1, 16, -1, -1, -1))
         assert single.fetch([6], segment=segment).shape == (1, 3, 8, 8)
@@ -278,7 +280,7 @@ def clip_numbers(samples):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
-def test_draws_by_class_without_repeats(tree, n):  # noqa: F811
+def test_draws_by_class_without_repeats(tree, n):
     clips = load(tree)
     classes = [2, 0, 1]
     for seed in range(10):
@@ -296,9 +298,11 @@ def test_draws_by_class_without_repeats(tree, n):  # noqa: F811
     for k in range(3):      # two clips a class: both, in the test view
         members = [i for i in range(6) if clips.labels[i] == k]
         assert any(started[k].equal(clips.get(order)) for order in (members, members[::-1]))
+    with pytest.raises(ValueError, match="cannot take 3 clips of each class: Up has 2: lower --ipc"):
+        clips.start(3, generator())
 
 
-def test_how_classes_are_cut_into_calls_changes_nothing(tree):  # noqa: F811
+def test_how_classes_are_cut_into_calls_changes_nothing(tree):
     sampler = ClassSampler(load(tree))
     together, draw = sampler.draw([0, 1, 2], 5, generator()), generator()
     assert torch.cat([sampler.draw([0, 1], 5, draw), sampler.draw([2], 5, draw)]).equal(together)

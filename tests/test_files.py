@@ -66,19 +66,6 @@ def test_a_failure_keeps_the_earlier_content_and_removes_the_temporary(tmp_path,
     assert [p.read_text() for p in tmp_path.iterdir()] == ([before] if before else [])
 
 
-def test_a_killed_writer_keeps_the_earlier_content(tmp_path):
-    path = tmp_path / "x"
-    write(path, "old")
-
-    def half():
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            hang(tmp_path / "marker")
-
-    killed_at(tmp_path / "marker", half)
-    assert path.read_text() == "old"
-
-
 def raise_it(error):
     raise error
 
@@ -100,11 +87,6 @@ def test_a_full_disk_names_the_file_and_the_way_out(tmp_path, save):
         save(temporary)
     assert raised.value.errno in (errno.ENOSPC, errno.EDQUOT)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["checkpoint.pt"]
-
-
-def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(PermissionError), replacing(tmp_path / "x"):
-        raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def test_a_lock_keeps_another_process_out_and_ends_with_its_holder(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from conftest import ROOT
 
 LAUNCHERS = {   # launcher -> (arguments, what stands in the command)

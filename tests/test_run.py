@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import NET, ROOT
 from scipy import stats
 
 import distill_DC
 import distill_DM
 import distill_s2d_DM
+from conftest import NET, ROOT
 from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded
 from distill_utils.synset import load_synset
 

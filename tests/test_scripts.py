@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from conftest import NET, ROOT, run_script
 from PIL import Image
 from safetensors.torch import save_file
 
+from conftest import NET, ROOT, run_script
 from distill_utils.run import cli
 from distill_utils.synset import load_synset
 from utils import get_dataset
@@ -124,7 +124,7 @@ def test_help_names_the_shared_flags(script, monkeypatch, capsys):
 
 
 BAD = {
-    "unknown data set": ("distill_DM.py", ["--dataset", "UCF102"], "unknown --dataset 'UCF102': choose .* MotionDigits"),
+    "unknown data set": ("distill_DM.py", ["--dataset", "UCF102"], "unknown --dataset 'UCF102': choose .*Digits"),
     "missing data": ("distill_DM.py", ["--dataset", "miniUCF101"], "no frame folders at .*jpegs_112.*--data_path"),
     "unknown network": ("distill_DM.py", ["--model", "ResNet3D"], "ResNet3D.*ConvNet3D"),
     "image network": ("distill_DM.py", ["--model", "ConvNet"], "--model ConvNet takes images"),

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import NET
 from torch import nn
 
 import utils
+from conftest import NET
 from distill_utils.dataset import DATASETS, get_spec
 from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
 from networks import NETWORKS, Parallel, takes
