@@ -4,11 +4,23 @@
 
 The run's synset.safetensors is what --path_static of the dynamic stage reads.
 """
+from functools import partial
+
 import torch
 
 from distill_utils.clips import ClassSampler
-from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, gradients
-from distill_utils.run import Run, cli, eval_iterations, generator, positive, rate, script_parser
+from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, gradients, has_batchnorm
+from distill_utils.run import (
+    Run,
+    add_rates,
+    add_real_args,
+    cli,
+    eval_iterations,
+    generator,
+    positive,
+    script_parser,
+    set_rates,
+)
 from distill_utils.synset import ImageSet
 from utils import (
     PROTOCOLS,
@@ -30,17 +42,20 @@ def main():
     group = parser.add_argument_group("synthetic set")
     group.add_argument("--ipc", "--spc", dest="ipc", type=positive, default=1, help="images a class")
     group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the images")
-    group.add_argument("--lr_img", type=rate, default=0.1, help="learning rate of the pixels")
+    add_rates(group, lr_img="the pixels")
     group.add_argument("--dis_metric", choices=DISTANCES, default="ours", help="distance between gradients")
     group.add_argument("--outer_loop", type=positive, help="steps of the set for each network; by default of --ipc")
     group.add_argument("--inner_loop", type=positive, help="epochs of the network between them; by default of --ipc")
     group.add_argument("--split_num", type=positive, default=1,
-                       help="cut clips into so many segments of time; an image is matched with frames of its own")
+                       help="cut clips into so many segments of time; image i is matched with frames of segment i "
+                       "modulo this")
+    add_real_args(parser, chunk=False)
     args = parser.parse_args()
     if args.ipc % args.split_num:
         parser.error(f"--ipc {args.ipc} images cannot be shared by --split_num {args.split_num} segments: give a "
                      "multiple of it")
     spec, pool = check_args(args, view="single")    # any data set is read as its single frames
+    optim, rates = set_rates(args, "lr_img", sgd={"lr_img": 0.1})
     outer_loop, inner_loop = get_loops(args.ipc)
     outer_loop, inner_loop = args.outer_loop or outer_loop, args.inner_loop or inner_loop
     rules = PROTOCOLS[args.protocol]
@@ -50,24 +65,23 @@ def main():
     data = get_dataset(**data_settings(args), view="single")
     sampler = ClassSampler(data.train)
 
-    # set: of each class, the images of segment 0 first
+    # set: image i of a class shows segment i % split_num, so that every slot of the dynamic stage has all segments
     synset = ImageSet(spec.num_classes, args.ipc, spec.shape)
     each = args.ipc // args.split_num
     if args.init == "real":
         draw = generator(run.derive("start"))
-        synset.static.data = torch.cat([
+        synset.static.data = torch.stack([
             sampler.draw(range(spec.num_classes), each, draw, segment=(s, args.split_num))
-            for s in range(args.split_num)], dim=1).flatten(0, 1)
+            for s in range(args.split_num)], dim=2).flatten(0, 2)
     else:
         synset.static.data.normal_(generator=generator(run.derive("start")))
     synset.to(run.device)
 
     # optimizers, resume
-    optimizer = make_optimizer(args.optim, [(synset.static, args.lr_img)], args.momentum)
+    optimizer = make_optimizer(optim, [(synset.static, rates["lr_img"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
 
-    def score(stored, network, seed):
-        return evaluate_synset(stored, data, network, seed=seed, **eval_settings(args, run.device))
+    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     # loop
     for it in run.loop(args.Iteration):
@@ -81,15 +95,16 @@ def main():
             net_optimizer = torch.optim.SGD(network.parameters(), lr=args.lr_net)
             for outer in range(outer_loop):
                 network.train()
-                freeze_batchnorm(network, rules.matching(
-                    sampler.draw(range(spec.num_classes), 16, draw, run.device).flatten(0, 1)))
+                if has_batchnorm(network):
+                    freeze_batchnorm(network, rules.matching(
+                        sampler.draw(range(spec.num_classes), 16, draw, run.device).flatten(0, 1)))
                 optimizer.zero_grad()
                 for k in range(spec.num_classes):
                     for segment in range(args.split_num):
                         real = sampler.draw([k], args.batch_real, draw, run.device, (segment, args.split_num))[0]
                         labels = torch.full((len(real),), k, device=run.device)
                         target = gradients(network, rules.matching(real), labels)
-                        slots = torch.arange(segment * each, (segment + 1) * each, device=run.device)
+                        slots = torch.arange(segment, args.ipc, args.split_num, device=run.device)
                         images, labels = synset.render(torch.full_like(slots, k), slots)
                         actual = gradients(network, rules.matching(images), labels, create_graph=True)
                         loss = dc_loss(target, actual, args.dis_metric)

@@ -2,9 +2,21 @@
 
     python distill_DM.py --dataset miniUCF101 --ipc 1 --lr_img 30
 """
+from functools import partial
+
 from distill_utils.clips import ClassSampler
 from distill_utils.matching import dm_gradient
-from distill_utils.run import Run, cli, eval_iterations, generator, positive, rate, script_parser
+from distill_utils.run import (
+    Run,
+    add_rates,
+    add_real_args,
+    cli,
+    eval_iterations,
+    generator,
+    positive,
+    script_parser,
+    set_rates,
+)
 from distill_utils.synset import VideoSet, all_pairs
 from utils import (
     PROTOCOLS,
@@ -24,9 +36,11 @@ def main():
     group = parser.add_argument_group("synthetic set")
     group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
     group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
-    group.add_argument("--lr_img", type=rate, default=1.0, help="learning rate of the pixels")
+    add_rates(group, lr_img="the pixels")
+    add_real_args(parser)
     args = parser.parse_args()
     spec, pool = check_args(args)
+    optim, rates = set_rates(args, "lr_img")
 
     # run, data
     run = Run(args, "DM", f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
@@ -43,11 +57,10 @@ def main():
     classes, slots = all_pairs(synset, run.device)
 
     # optimizers, resume
-    optimizer = make_optimizer(args.optim, [(synset.videos, args.lr_img)], args.momentum)
+    optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
 
-    def score(stored, network, seed):
-        return evaluate_synset(stored, data, network, seed=seed, **eval_settings(args, run.device))
+    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     def embed(clips):
         return network.embed(PROTOCOLS[args.protocol].matching(clips))

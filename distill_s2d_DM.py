@@ -3,13 +3,16 @@
     python distill_s2d_DM.py --dataset miniUCF101 --vpc 1 --spc 2 --dpc 2 --path_static static.pt --no_train_static \\
         --lr_dynamic 1e-4 --lr_hal 1e-5 --hal_init published --dynamic_init noise
 """
+from functools import partial
+
 from distill_utils.clips import ClassSampler
 from distill_utils.matching import dm_gradient
-from distill_utils.run import Run, add_s2d_args, cli, eval_iterations, script_parser
-from distill_utils.synset import all_pairs, load_static
+from distill_utils.run import Run, add_real_args, add_s2d_args, cli, eval_iterations, script_parser, set_rates
+from distill_utils.synset import all_pairs
 from utils import (
     PROTOCOLS,
     check_args,
+    check_s2d_args,
     data_settings,
     eval_settings,
     evaluate_synset,
@@ -24,12 +27,12 @@ def main():
     # arguments
     parser = script_parser(__doc__, iterations=5000, momentum=0.95)
     add_s2d_args(parser)
+    add_real_args(parser)
     args = parser.parse_args()
     spec, pool = check_args(args)
-    for name, count in (("spc", args.spc), ("dpc", args.dpc)):
-        if count % args.vpc:
-            parser.error(f"--{name} {count} cannot be shared by --vpc {args.vpc} clips: give a multiple of {args.vpc}")
-    static = load_static(args.path_static, spec, args.spc) if args.path_static else None
+    static = check_s2d_args(args, spec)
+    optim, rates = set_rates(args, "lr_static", "lr_dynamic", "lr_hal",
+                             frozen=["lr_static"] if args.no_train_static else [])
 
     # run, data
     run = Run(args, "S2D-DM", f"{args.dataset}_{args.model}_vpc{args.vpc}_seed{args.seed}")
@@ -43,13 +46,12 @@ def main():
     classes, slots = all_pairs(synset, run.device)
 
     # optimizers, resume
-    optimizer = make_optimizer(args.optim, [
-        (synset.static, 0 if args.no_train_static else args.lr_static), (synset.dynamic, args.lr_dynamic),
-        (list(synset.hallucinators.parameters()), args.lr_hal)], args.momentum)
+    optimizer = make_optimizer(optim, [
+        (synset.static, rates["lr_static"]), (synset.dynamic, rates["lr_dynamic"]),
+        (list(synset.hallucinators.parameters()), rates["lr_hal"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
 
-    def score(stored, network, seed):
-        return evaluate_synset(stored, data, network, seed=seed, **eval_settings(args, run.device))
+    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     def embed(clips):
         return network.embed(PROTOCOLS[args.protocol].matching(clips))

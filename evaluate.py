@@ -36,7 +36,8 @@ def main():
         synset, header, method, source = None, {}, "full", "all"
 
     # run, data
-    run = Run(args, method, f"score_{source}_{args.dataset}_{pool[0]}_seed{args.seed}")
+    again = method == header.get("method")     # in a room of its own, so that no score can replace the set it scores
+    run = Run(args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}", "score" if again else None)
     data = get_dataset(**data_settings(args))
     run.resume()
 
@@ -49,7 +50,8 @@ def main():
     run.evaluate(0, spec, pool, score)
     if synset:      # scored as its file holds it: the same seed gives what its run reported
         extra = {"ipc": synset.num_slots, "synset": args.synset,
-                 "storage_bytes": storage_bytes(synset, header["store"], spec)}
+                 "storage_bytes": storage_bytes(synset, header["store"], spec),
+                 "scored_again": again}
     else:
         extra = {"ipc": None, "synset": None, "storage_bytes": 4 * len(data.train) * prod(spec.shape)}
     run.finish(data, pool, **extra)

@@ -4,6 +4,7 @@
 """
 import argparse
 import json
+from itertools import groupby
 from pathlib import Path
 
 from distill_utils.files import replacing
@@ -20,11 +21,12 @@ def main():
     parser.add_argument("folder", nargs="+", help="folders that hold runs, searched for result.json")
     parser.add_argument("--json", help="file of the list")
     args = parser.parse_args()
-    files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json"))
+    files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json")
+                   if not file.parent.name.startswith("."))     # left of a run that --overwrite was deleting
     if not files:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [json.loads(file.read_text()) for file in files]
-    results.sort(key=lambda r: (r["dataset"], r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
+    results.sort(key=lambda r: (*group(r), r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results))
     if args.json:
         with replacing(args.json) as temporary:
@@ -32,17 +34,28 @@ def main():
         print(f"TABLE {args.json}")
 
 
+def group(result):
+    return result["dataset"], result["protocol"]
+
+
 def table(results):
-    """Markdown, with percentages; the networks' spread is one standard deviation."""
-    lines = ["| method | clips/class | before training | top-1 % | top-5 % | networks | bytes stored | seconds |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for r in results:
-        start = f"{100 * r['top1_start_mean']:.1f} +- {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
-        lines.append(f"| {TITLES.get(r['method'], r['method'])} | {r['ipc'] or 'all'} | {start} "
-                     f"| {100 * r['top1_mean']:.1f} +- {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "
-                     f"| {r['num_networks']} | {r['storage_bytes']:,} | {r['seconds']:.0f} |")
-    settings = sorted({(r["dataset"], r["network"], r["protocol"]) for r in results})
-    return "\n".join(lines + [f"{dataset}, {network}, protocol {protocol}" for dataset, network, protocol in settings])
+    """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
+    lines = []
+    for (dataset, protocol), rows in groupby(results, group):
+        lines += ["", f"**{dataset}, protocol {protocol}**", "",
+                  "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
+                  "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
+        lines += map(row, rows)
+    return "\n".join(lines[1:])
+
+
+def row(r):
+    title = TITLES.get(r["method"], r["method"]) + (", scored again" if r.get("scored_again") else "")
+    start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
+    return (f"| {title} | {r['ipc'] or 'all'} | {r['seed']} | {start} "
+            f"| {100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "
+            f"| {r['num_networks']} {r['network']} | {r['epochs']} | {r['storage_bytes']:,} | {r['seconds']:.0f} "
+            f"| {format(r['distill_seconds'], '.0f') if start else ''} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The shared face of the scripts: data sets, networks, and how a network is trained and tested."""
+import sys
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from distill_utils import motiondigits
 from distill_utils.clips import Clips, cached_frames
 from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa: F401 (handed on)
 from distill_utils.run import derive_seed, generator, progress, seeded
-from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs
+from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static
 from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
 
 
@@ -37,12 +38,13 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
 
 
 def get_network(name, spec, device="cpu", dist=False):
-    """A network by name. With dist and several CUDA devices it computes on all of them, `embed` included.
+    """A network by name. With dist, device "cuda" is all CUDA devices, for `embed` too, and "cuda:1" that one alone.
 
     Its weights come from torch's random state: call it inside `seeded`.
     """
     network = networks.lookup(name)(spec).to(device)
-    if dist and torch.device(device).type == "cuda" and torch.cuda.device_count() > 1:
+    device = torch.device(device)
+    if dist and device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         network = networks.Parallel(network)
     return network
 
@@ -79,7 +81,7 @@ PROTOCOLS = {
 # ---- evaluation ---------------------------------------------------------------------------------------------------
 
 class EvalResult(NamedTuple):
-    """Fractions in [0, 1]; per_class (K,), nan where a class has no clip. `train_top1` is of the last epoch."""
+    """Fractions in [0, 1]; per_class (K,), nan where a class has no clip."""
     top1: float
     top5: float
     loss: float
@@ -124,6 +126,12 @@ def check_network(model, spec, dataset):
         fitting = [name for name in NETWORKS if networks.takes(name) == gives]
         raise ValueError(f"--model {model} takes {networks.takes(model)}s, but --dataset {dataset} gives {gives}s: "
                          f"choose one of {', '.join(fitting)}")
+    try:
+        with torch.device("meta"):      # shapes only
+            networks.lookup(model)(spec)(torch.zeros(2, *spec.shape))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"--model {model} cannot take {spec.size} pixels and {spec.frames} frames ({error}): choose "
+                         "another, or other --im_size and --frames") from error
 
 
 def check_args(args, view=None):
@@ -134,6 +142,23 @@ def check_args(args, view=None):
     for network in pool:
         check_network(network, spec, args.dataset)
     return spec, pool
+
+
+def check_s2d_args(args, spec):
+    """The static memory of --path_static, or None without one; what cannot make a static-dynamic set raises ValueError
+    before any work."""
+    if spec.view == "single":
+        raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
+                         f"{args.dataset.removeprefix('single')}")
+    for name, count in (("spc", args.spc), ("dpc", args.dpc)):
+        if count % args.vpc:
+            raise ValueError(f"--{name} {count} cannot be shared by --vpc {args.vpc} clips: give a multiple of "
+                             f"{args.vpc}")
+    if args.path_static:
+        return load_static(args.path_static, spec, args.spc)
+    print("note: no --path_static FILE, so the static images are frames of real clips; distill_DC.py makes a static "
+          "memory", file=sys.stderr)
+    return None
 
 
 def data_settings(args):
@@ -155,18 +180,17 @@ def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, ha
     with seeded(seed):
         synset = StaticDynamicSet(spec.num_classes, vpc, spc, dpc, spec.shape, n_hal, hal_mode, hal_init)
         synset.dynamic.data.normal_()
-    clips = clips.start(max(spc, dpc), generator(seed))
-    synset.static.data = clips[:, :spc, spec.frames // 2].flatten(0, 1) if static is None else static
+    if static is None or dynamic_init == "real":
+        real = clips.start(max(dpc, spc if static is None else 0), generator(seed))
+    synset.static.data = real[:, :spc, spec.frames // 2].flatten(0, 1) if static is None else static
     if dynamic_init == "real":
-        synset.start_dynamic(clips[:, :dpc])
+        synset.start_dynamic(real[:, :dpc])
     return synset
 
 
 def make_optimizer(kind, rates, momentum=0.0):
     """SGD or Adam over (tensors, learning rate) pairs; pairs with rate 0 are left as they are."""
     groups = [{"params": tensors, "lr": lr} for tensors, lr in rates if lr > 0]
-    if not groups:
-        raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
     return torch.optim.Adam(groups) if kind == "adam" else torch.optim.SGD(groups, momentum=momentum)
 
 
@@ -237,7 +261,7 @@ def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=
     """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
     clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
     if isinstance(train_on, ImageSet) and data.spec.view != "single":
-        train_on.frames = data.spec.frames      # images train a video network as clips that stand still
+        train_on = train_on.as_clips(data.spec.frames)      # images train a video network as clips that stand still
     net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
                         seed=seed, device=device, dist=dist)
     return evaluate(net, data.test, batch_size, protocol, device, seed)

@@ -62,7 +62,8 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
             digest.update(f"/{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
-    stem = f"{Path(spec.split).stem}-{dataset.split}-{spec.frames}x{spec.stride}x{spec.size}"
+    root = hashlib.sha256(str(dataset.root.resolve()).encode()).hexdigest()[:8]     # two trees may share a cache folder
+    stem = f"{Path(spec.split).stem}-{dataset.split}-{spec.frames}x{spec.stride}x{spec.size}-{root}"
     path = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         with locked(cache_path / f".{stem}.lock"):
@@ -83,12 +84,17 @@ def _build(path, dataset, num_workers):
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         frames = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
-        with open(unfinished, "r+b") as file:   # take the space now: a full disk would kill a writer to mapped memory
-            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+        if hasattr(os, "posix_fallocate"):      # take the space now: a full disk would kill a writer to mapped memory
+            with open(unfinished, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+        unreadable = []
 
         def fill(start):
             for i, file in enumerate(files[start:start + chunk], start):
-                frames[i] = decode(file, size).numpy()
+                try:
+                    frames[i] = decode(file, size).numpy()
+                except DataError as error:
+                    unreadable.append(str(error))
             return len(files[start:start + chunk])
 
         with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, tqdm(
@@ -100,6 +106,9 @@ def _build(path, dataset, num_workers):
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        if unreadable:
+            raise DataError(f"{len(unreadable)} of {len(files)} frames cannot be read, first:\n"
+                            + "\n".join(sorted(unreadable)[:5]))
         frames.flush()
         os.replace(unfinished, path)
     except BaseException as error:
@@ -116,7 +125,7 @@ class Clips:
     """
 
     def __init__(self, dataset, frames):
-        self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
+        self.spec, self.names = dataset.spec, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames = frames
         self.counts = np.array([len(files) for files in dataset.files])

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 from distill_utils import motiondigits
 
@@ -119,7 +121,6 @@ def frame_positions(counts, segment=(0, 1), generator=None):
 
 
 def _uniform(n, generator):
-    import torch
     return torch.rand(n, generator=generator, dtype=torch.float64).numpy()
 
 
@@ -187,7 +188,8 @@ class FrameFolder:
                             f"{missing[:3]}: extract them, or take them out of {spec.split}")
         self.names = [name for name, _ in rows]
         self.labels = np.array([label for _, label in rows], dtype=np.int64)
-        self.files = [self._frames(name) for name in self.names]
+        self.files = [self._frames(name) for name in tqdm(self.names, desc=f"frames of {spec.folder} {split}",
+                                                          unit="clip", delay=2, leave=False)]
 
     def _frames(self, name):
         """The files of the frames that clips are made of, in the order of their numbers, never of the directory."""

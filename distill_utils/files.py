@@ -42,6 +42,18 @@ def disk_full(path, error):
                    "and go on with --resume, or choose another --save_path / --cache_path / --data_path")
 
 
+def try_lock(path):
+    """An open file that holds the lock `path` (made if absent) until it is closed or the process ends, however that
+    happens; None where another process holds it."""
+    file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
 @contextmanager
 def locked(path):
     """Holds an exclusive lock on `path` (made if absent). The system frees it however the process ends."""

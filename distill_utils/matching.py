@@ -1,8 +1,10 @@
 """The losses: pure functions of tensors and networks."""
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call
 
 DISTANCES = ("ours", "mse", "cos")
+UNROLLS = ("adjoint", "full")
 
 
 def class_means(embed, clips):
@@ -45,16 +47,22 @@ def gradients(network, images, labels, create_graph=False):
     return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)
 
 
+def _batchnorms(network):
+    return [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+
+
+def has_batchnorm(network):
+    return bool(_batchnorms(network))
+
+
 @torch.no_grad()
 def freeze_batchnorm(network, images):
     """Sets the statistics of batch norm layers from a batch of all classes, then keeps them: gradients of one class at
-    a time would otherwise see the statistics of that class. Networks without batch norm are left alone."""
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
-    if norms:
-        network.train()
-        network(images)
-        for module in norms:
-            module.eval()
+    a time would otherwise see the statistics of that class."""
+    network.train()
+    network(images)
+    for module in _batchnorms(network):
+        module.eval()
 
 
 def dc_loss(real, synthetic, distance="ours"):
@@ -82,3 +90,80 @@ def _cosine(a, b, eps=1e-6):
     """Cosine along the last dimension. eps is added to the product of the norms, as in DC: a channel whose gradient is
     zero then costs 1 and has a finite derivative."""
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + eps)
+
+
+def student_loss(network, theta, clips, labels):
+    """Cross-entropy of `network` with theta in place of its own parameters, differentiable twice in theta and clips.
+
+    theta: tuple of tensors in the order of `network.parameters()`, as trajectories are stored. Returns a scalar.
+    """
+    names = (name for name, _ in network.named_parameters())
+    return F.cross_entropy(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), labels)
+
+
+def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint"):
+    """Trajectory matching: (loss, gradients of the parameters, gradient of lr), all without a graph.
+
+    The student takes `steps` SGD steps theta <- theta - lr * grad step_loss(theta, i) from `start`; the loss is
+    ||theta_N - target||^2 / ||start - target||^2. step_loss(theta, i): the scalar loss on synthetic batch i, with a
+    graph to theta and to the parameters. start, target, theta: tuples of tensors in network order. lr: scalar tensor.
+    parameters: leaf tensors of the synthetic set; one that no batch renders gets zeros.
+
+    unroll "adjoint" keeps theta_0 ... theta_N-1 as numbers and walks back with one step's graph at a time, for any N.
+    It calls step_loss twice for each i, and both calls must draw the same slots and the same dropout mask. "full" keeps
+    the graphs of all steps. Both are exact and agree to rounding error. Raises ValueError where the loss is 0 / 0.
+    Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932, eq. 2.
+    """
+    if unroll not in UNROLLS:
+        raise ValueError(f"unknown unroll {unroll!r}: choose one of {', '.join(UNROLLS)}")
+    start, target = (tuple(tensor.detach() for tensor in tensors) for tensors in (start, target))
+    scale = _squared_distance(start, target)
+    if scale == 0:
+        raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "
+                         "target||^2 is 0 / 0: take a target that is later on the trajectory, or another expert")
+    walk = _adjoint if unroll == "adjoint" else _full_unroll
+    distance, gradients, lr_gradient = walk(step_loss, start, target, steps, lr.detach(), tuple(parameters))
+    return distance / scale, tuple(gradient / scale for gradient in gradients), lr_gradient / scale
+
+
+def _adjoint(step_loss, start, target, steps, lr, parameters):
+    """Squared distance of theta_N from target and its gradients; back from adjoint = d distance / d theta_N by
+
+        s = <adjoint, grad step_loss(theta_i, i)>,  d/d parameters -= lr ds/d parameters,  d/d lr -= s,
+        adjoint <- adjoint - lr ds/d theta_i.
+
+    s is differentiated in reverse over reverse. Reverse over forward (dual numbers) is no faster, and in torch 2.14 it
+    fails for cross_entropy and gives wrong derivatives for batch and layer norm without a word.
+    """
+    trajectory, theta = [], start
+    for i in range(steps):
+        trajectory.append(tuple(tensor.requires_grad_() for tensor in theta))
+        step = torch.autograd.grad(step_loss(trajectory[-1], i), trajectory[-1])
+        theta = tuple(tensor.detach() - lr * change for tensor, change in zip(theta, step, strict=True))
+    distance = _squared_distance(theta, target)
+    adjoint = tuple(2 * (a - b) for a, b in zip(theta, target, strict=True))
+    gradients, lr_gradient = [torch.zeros_like(tensor) for tensor in parameters], torch.zeros_like(lr)
+    for i in reversed(range(steps)):
+        theta = trajectory.pop()
+        step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
+        lr_gradient -= sum((a * b.detach()).sum() for a, b in zip(adjoint, step, strict=True))
+        back = torch.autograd.grad(step, (*theta, *parameters), adjoint, materialize_grads=True)
+        adjoint = tuple(a - lr * b for a, b in zip(adjoint, back, strict=False))
+        for gradient, change in zip(gradients, back[len(theta):], strict=True):
+            gradient -= lr * change
+    return distance, gradients, lr_gradient
+
+
+def _full_unroll(step_loss, start, target, steps, lr, parameters):
+    """The same by one graph of all steps and one backward pass: what `_adjoint` is tested against."""
+    theta, lr = tuple(tensor.requires_grad_() for tensor in start), lr.requires_grad_()
+    for i in range(steps):
+        step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
+        theta = tuple(tensor - lr * change for tensor, change in zip(theta, step, strict=True))
+    distance = _squared_distance(theta, target)
+    *gradients, lr_gradient = torch.autograd.grad(distance, (*parameters, lr), materialize_grads=True)
+    return distance.detach(), gradients, lr_gradient
+
+
+def _squared_distance(theta, target):
+    return sum((a - b).square().sum() for a, b in zip(theta, target, strict=True))

@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
-from distill_utils.files import replacing
+from distill_utils.files import replacing, try_lock
 from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_synset, storage_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,10 +94,16 @@ def add_distill_args(parser, iterations, momentum):
     group.add_argument("--Iteration", type=positive, default=iterations)
     group.add_argument("--eval_it", type=positive, default=500, help="iterations between evaluations")
     group.add_argument("--startIt", type=not_negative, default=0, help="first evaluation after the one at the start")
-    group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
-    group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time")
-    group.add_argument("--optim", choices=("sgd", "adam"), default="sgd", help="optimizer of the set")
+    group.add_argument("--optim", choices=("sgd", "adam"), help="optimizer of the set; by default SGD, as published, "
+                       "where a learning rate of the set is given, and otherwise Adam with rates that suit it")
     group.add_argument("--momentum", type=rate, default=momentum, help="of SGD")
+
+
+def add_real_args(parser, chunk=True):
+    group = parser.add_argument_group("real samples")
+    group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
+    if chunk:
+        group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time")
 
 
 def script_parser(description, iterations=None, momentum=0.5, model="ConvNet3D"):
@@ -124,9 +132,31 @@ def add_s2d_args(parser):
     group.add_argument("--path_static", help="static memory: the synset.safetensors of distill_DC.py, or a .pt file; "
                        "without it, frames of real clips")
     group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
-    group.add_argument("--lr_static", type=rate, default=100.0, help="learning rate of the static images")
-    group.add_argument("--lr_dynamic", type=rate, default=0.01, help="learning rate of the dynamic memories")
-    group.add_argument("--lr_hal", type=rate, default=0.01, help="learning rate of the hallucinators")
+    add_rates(group, lr_static="the static images", lr_dynamic="the dynamic memories", lr_hal="the hallucinators")
+
+
+# learning rates of the tensors of a set. SGD: as published for miniUCF101 at one clip a class (S2D, arXiv 2312.00362;
+# DC, arXiv 2006.05929); they depend on network and data. Adam's do so much less: measured on MotionDigits.
+RATES = {"sgd": {"lr_img": 30.0, "lr_static": 100.0, "lr_dynamic": 1e-4, "lr_hal": 1e-5},
+         "adam": {"lr_img": 0.02, "lr_static": 0.02, "lr_dynamic": 0.02, "lr_hal": 0.005}}
+
+
+def add_rates(group, **tensors):
+    for name, what in tensors.items():
+        group.add_argument(f"--{name}", type=rate, help=f"learning rate of {what}; by default {RATES['sgd'][name]:g} "
+                           f"for SGD and {RATES['adam'][name]:g} for Adam")
+
+
+def set_rates(args, *names, sgd=None, frozen=()):
+    """(optimizer, {name: learning rate}) of a set; `sgd`: other published rates than those of RATES. ValueError if
+    nothing would be trained."""
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    kind = args.optim or ("sgd" if given else "adam")
+    rates = RATES[kind] | (sgd or {} if kind == "sgd" else {}) | given | dict.fromkeys(frozen, 0.0)
+    rates = {name: rates[name] for name in names}
+    if not any(rates.values()):
+        raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
+    return kind, rates
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -146,9 +176,11 @@ def cli(main):
     except KeyboardInterrupt as stop:
         print(f"stopped. {stop}", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.OutOfMemoryError, MemoryError) as error:
         if os.environ.get("S2D_DEBUG"):
             raise
+        if not isinstance(error, (ValueError, OSError)):
+            error = f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, and go on with --resume"
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -196,15 +228,16 @@ def resolve_device(name):
 class Run:
     """One run of a script: `<save_path>/<method>/<name>/` and everything that is written there.
 
-    A folder that already holds a run is refused unless `--resume` or `--overwrite` is given.
+    A folder that already holds a run (a checkpoint) is refused unless `--resume` or `--overwrite` is given, and one
+    that another process is working on in any case. room: name of the folder in place of the method's.
     """
 
-    def __init__(self, args, method, name):
+    def __init__(self, args, method, name, room=None):
         self.args, self.method = vars(args), method
-        self.folder = Path(args.save_path) / method / (args.name or name)
+        self.folder = Path(args.save_path) / (room or method) / (args.name or name)
         self.device = resolve_device(args.device)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        self.seed, self.began, self.resumed = args.seed, time.time(), False
+        self.seed, self.began = args.seed, time.time()
         self.history, self.parts, self.start = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier sittings of the same run
         self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
@@ -213,14 +246,23 @@ class Run:
     def _open(self):
         if self.args["overwrite"] and self.args["resume"]:
             raise ValueError("--overwrite and --resume contradict each other: give one of them")
-        marker = self.folder / "args.json"
-        if self.args["overwrite"] and marker.is_file():
-            shutil.rmtree(self.folder)
-        if marker.is_file() and not self.args["resume"]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        begun = (self.folder / "checkpoint.pt").is_file()
+        if begun and self.args["overwrite"]:    # moved away first: a run that is half deleted must not count as one
+            old = self.folder.with_name(f".{self.folder.name}.old-{os.getpid()}")
+            self.folder.rename(old)
+            shutil.rmtree(old)
+            self.folder.mkdir()
+            self._lock()
+        elif begun and not self.args["resume"]:
             raise ValueError(f"{self.folder} already holds a run: go on with --resume, start anew with --overwrite, or "
                              "choose another --name")
-        self.checkpoint = None
-        if (self.folder / "checkpoint.pt").is_file():
+        for unfinished in self.folder.glob(".*.tmp-*"):     # of a process that was killed: we hold the lock
+            unfinished.unlink()
+        self.checkpoint, tracker = None, secrets.token_hex(8)
+        if begun and self.args["resume"]:
+            tracker = json.loads((self.folder / "args.json").read_text())["tracker"]
             try:
                 self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
                 then = self.checkpoint["args"]
@@ -228,19 +270,26 @@ class Run:
                 raise ValueError(f"{self.folder}/checkpoint.pt cannot be read ({error}): remove it to start anew, or "
                                  "choose another --name") from error
             self._check_same_experiment(then)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
-                                       "commit": _commit(), "python": sys.version.split()[0],
+                                       "commit": _commit(), "tracker": tracker, "python": sys.version.split()[0],
                                        "versions": {"torch": torch.__version__, "numpy": np.__version__}})
         self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
         self.metrics.truncate(self.checkpoint["metrics_bytes"] if self.checkpoint else 0)
         self.wandb = None
         if self.args["wandb"] != "disabled":
-            import wandb
-            identity = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
-            self.wandb = wandb.init(mode=self.args["wandb"], project="video-distillation", config=self.args,
-                                    name=f"{self.method}-{self.folder.name}", dir=self.folder, id=identity,
-                                    resume="allow")
+            try:
+                import wandb
+                self.wandb = wandb.init(mode=self.args["wandb"], project="video-distillation", config=self.args,
+                                        name=f"{self.method}-{self.folder.name}", dir=self.folder, id=tracker,
+                                        resume="allow")
+            except Exception as error:      # not installed, no key, no network: whatever it says of it
+                raise ValueError(f"--wandb {self.args['wandb']} does not start ({error}): log in with `wandb login`, "
+                                 "or give --wandb offline or disabled") from error
+
+    def _lock(self):
+        self.lock = try_lock(self.folder / ".lock")     # held until the process ends
+        if self.lock is None:
+            raise ValueError(f"another process is working on {self.folder}: wait for it, or choose another --name")
 
     def _check_same_experiment(self, then):
         now = self._identity()
@@ -267,17 +316,16 @@ class Run:
 
     def resume(self, **parts):
         """Remembers what a checkpoint holds (modules, optimizers: name -> object with a state_dict) and, when this run
-        goes on from one, loads them. Returns the iteration that comes next."""
+        goes on from one, loads them."""
         self.parts = parts
         if self.checkpoint:
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint["parts"][name])
             self.start, self.history = self.checkpoint["iteration"], self.checkpoint["history"]
             self.seconds, self.eval_seconds = self.checkpoint["seconds"], self.checkpoint["eval_seconds"]
-            self.saved_at, self.resumed = self.start, True
+            self.saved_at = self.start
             print(f"going on from iteration {self.start} of {self.folder}", file=sys.stderr)
             self.checkpoint = None
-        return self.start
 
     def save(self, iteration):
         """Writes the checkpoint: everything needed to go on from the state after `iteration` steps."""
@@ -295,8 +343,9 @@ class Run:
 
     def _way_back(self):
         kept = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
-        rates = {key: value for key, value in self.args.items() if key.startswith("lr_")}
-        return f"{kept}; the learning rates are {rates}: lower them and choose another --name (or --overwrite)"
+        rates = sorted({group["lr"] for part in self.parts.values() if isinstance(part, torch.optim.Optimizer)
+                        for group in part.param_groups})
+        return f"{kept}; the set is trained at the rate {rates}: lower it and choose another --name (or --overwrite)"
 
     def elapsed(self):
         return self.seconds + time.time() - self.began
@@ -344,12 +393,15 @@ class Run:
     def _record(self, line):
         self.metrics.write(json.dumps(line) + "\n")
         if self.wandb:
-            self.wandb.log({k: v for k, v in line.items() if isinstance(v, (int, float))}, step=line["iteration"])
+            values = {k: v for k, v in line.items() if isinstance(v, (int, float)) and k != "iteration"}
+            if "network" in line:       # of several networks each has its own curves
+                values = {f"{line['network']}/{k}": v for k, v in values.items()}
+            self.wandb.log(values, step=line["iteration"])
 
     # ---- evaluation and result ----
 
     def evaluate(self, iteration, spec, networks, score, synset=None, **header):
-        """Scores a set, as it is stored, with num_eval networks of each name: `score(stored, network, seed)` gives an
+        """Scores a set, as it is stored, with num_eval networks of each name: `score(stored, network=, seed=)` gives an
         EvalResult. Keeps the set in synset.safetensors when it is the one that will be reported.
 
         Each network's result is saved as it comes, so that a stopped evaluation goes on with the next network. The
@@ -365,7 +417,7 @@ class Run:
                 if (iteration, network, number) in done:
                     continue
                 began = time.time()
-                result = score(stored, network, derive_seed(self.seed, "evaluation", number))
+                result = score(stored, network=network, seed=derive_seed(self.seed, "evaluation", number))
                 self.history.append({"iteration": iteration, "network": network, "number": number, "top1": result.top1,
                                      "top5": result.top5, "loss": result.loss, "per_class": result.per_class.tolist()})
                 self.eval_seconds += time.time() - began
@@ -396,20 +448,25 @@ class Run:
 
     def reported_iteration(self, networks):
         """The last evaluated iteration, or with --protocol paper the best on the test split, as published."""
-        evaluated = sorted({r["iteration"] for r in self.history})
+        evaluated = self.evaluated(networks)
         if self.args["protocol"] != "paper":
             return evaluated[-1]
         return max(evaluated, key=lambda it: self.scores(it, networks[0])["top1_mean"])
 
+    def evaluated(self, networks):
+        """The iterations that every network has scored num_eval times: one that was broken off does not count."""
+        done = Counter(r["iteration"] for r in self.history)
+        return sorted(it for it, count in done.items() if count >= len(networks) * self.args["num_eval"])
+
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
-        iteration = self.reported_iteration(networks)
-        first = min(r["iteration"] for r in self.history)
+        iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
         result = {"method": self.method, "dataset": self.args["dataset"], "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
+                  "epochs": self.args["epoch_eval_train"],
                   **self.scores(iteration, networks[0])}
-        if iteration != first:
-            start = self.scores(first, networks[0])
+        if len(evaluated) > 1:
+            start = self.scores(evaluated[0], networks[0])
             result |= {"top1_start_mean": start["top1_mean"], "top1_start_std": start["top1_std"]}
         for network in networks[1:]:
             result |= {f"{key}_{network}": value for key, value in self.scores(iteration, network).items()
@@ -421,7 +478,6 @@ class Run:
             rows = preview_rows(synset, data)
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
-        evaluated = sorted({r["iteration"] for r in self.history})
         if len(evaluated) > 1:
             picture.curve(self.folder / "curve.png", title=f"{self.method} on {self.args['dataset']}", series={
                 network: [(it, *(self.scores(it, network)[key] for key in ("top1_mean", "top1_std")))
@@ -442,7 +498,7 @@ def preview_rows(synset, data):
     """(class name, synthetic clip, real clip) of each class: its first synthetic beside its first training clip."""
     classes = torch.arange(data.spec.num_classes)
     if isinstance(synset, ImageSet) and data.spec.view != "single":
-        synset.frames = data.spec.frames
+        synset = synset.as_clips(data.spec.frames)
     with torch.no_grad():
         synthetic, _ = synset.render(classes, torch.zeros_like(classes))
     first = [int((data.train.labels == k).nonzero()[0]) for k in classes]

@@ -46,6 +46,13 @@ class ImageSet(nn.Module):
             images = images[:, None].expand(-1, self.frames, -1, -1, -1)
         return images, classes
 
+    def as_clips(self, frames):
+        """The same images, shared, as clips that stand still."""
+        with torch.device("meta"):
+            clips = ImageSet(**self.arguments | {"frames": frames})
+        clips.static = self.static
+        return clips
+
     @property
     def arguments(self):
         return {"num_classes": self.num_classes, "spc": self.num_slots, "shape": list(self.static.shape[1:]),
@@ -186,9 +193,14 @@ def unpack(tensors):
 
 def as_stored(synset, store, spec):
     """A copy of a set with the values that a file of it would give back: scores are of what is stored."""
-    copy = KINDS[type(synset).__name__](**synset.arguments)
-    copy.load_state_dict(unpack(pack(synset, store, spec)))
-    return copy
+    return _build(type(synset).__name__, synset.arguments, unpack(pack(synset, store, spec)))
+
+
+def _build(kind, arguments, state):
+    with torch.device("meta"):      # nothing is drawn and nothing filled: every tensor comes from the state
+        synset = KINDS[kind](**arguments)
+    synset.load_state_dict(state, assign=True)
+    return synset
 
 
 def storage_bytes(synset, store="float32", spec=None):
@@ -221,9 +233,8 @@ def load_synset(path):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["header"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        synset = KINDS[header["kind"]](**header["arguments"])
-        synset.load_state_dict(unpack(tensors))
-    except (SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        synset = _build(header["kind"], header["arguments"], unpack(tensors))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
                          "run") from error
     return synset, header

@@ -3,14 +3,13 @@
 # The same scripts and flags as for UCF101. Two lanes run side by side, each on half of the cores: small networks do not
 # gain from more threads.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-source "$ROOT/sh/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup requirements.txt
 OUT=${1:-$ROOT/result/demo}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$ROOT"
-CORES=$(getconf _NPROCESSORS_ONLN)
+CORES=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
 
 SCORE=(--num_eval 3 --epoch_eval_train 100)
@@ -23,7 +22,7 @@ baselines() {
     run distill_coreset.py --method herding --ipc 1 "${VIDEO[@]}" --train_epochs 10
     run distill_coreset.py --method k-center --ipc 1 "${VIDEO[@]}" \
         --pretrained_path "$OUT/herding/demo/network.safetensors"
-    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 200 --batch_real 16 --optim adam --lr_img 0.02
+    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 200 --batch_real 16
 }
 
 distilled() {
@@ -31,12 +30,14 @@ distilled() {
     STATIC=$OUT/DC/demo/synset.safetensors
     run evaluate.py --synset "$STATIC" "${VIDEO[@]}"
     run distill_s2d_DM.py --vpc 2 --spc 2 --dpc 2 --path_static "$STATIC" --no_train_static "${VIDEO[@]}" \
-        --Iteration 300 --eval_it 150 --batch_real 16 --optim adam --lr_dynamic 0.02 --lr_hal 0.005
+        --Iteration 300 --eval_it 300 --batch_real 16
 }
 
 echo "the baselines run beside the distillation; their progress is in $OUT/baselines.log" >&2
+set -m      # the lane is a process group, which ends with this script
 baselines > "$OUT/baselines.out" 2> "$OUT/baselines.log" & LANE=$!
-trap 'kill $LANE 2>/dev/null || true' EXIT
+set +m
+trap 'kill -- -$LANE 2>/dev/null || true' EXIT
 distilled
 wait $LANE || { tail -n 5 "$OUT/baselines.log" >&2; echo "a baseline failed: see $OUT/baselines.log" >&2; exit 1; }
 trap - EXIT

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Lint and the whole test suite, in an environment that is set up if need be.  bash sh/test.sh [pytest arguments]
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-source "$ROOT/sh/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup requirements-test.txt
 cd "$ROOT"
 export OMP_NUM_THREADS=1   # a process a core, a file of tests at a time

@@ -82,7 +82,25 @@ def test_a_damaged_frame_is_named_and_leaves_no_cache(tree, kind, damage):
     assert caches(tree) == []
 
 
+def test_all_damaged_frames_are_counted_and_the_first_ones_named(tree):
+    for name in ("Down_train_1", "Up_train_1"):
+        for frame in (1, 2, 3):
+            (tree / "Set" / "img" / name / f"frame{frame}.png").write_bytes(b"")
+    names = "(?s)^6 of .* frames cannot be read.*Down_train_1/frame1.*Up_train_1/frame2"
+    with pytest.raises(DataError, match=names) as bad:
+        load(tree, replace(SPEC, stride=1))
+    assert str(bad.value).count("cannot read the frame") == 5
+
+
 # ---- the cache ------------------------------------------------------------------------------------------------------
+
+def test_two_trees_share_a_cache_folder(tmp_path):
+    for name in "ab":
+        make_tree(tmp_path / name)
+    made = {name: load(tmp_path / name, cache="../cache").frames.filename for name in "ab"}
+    assert made["a"] != made["b"] and load(tmp_path / "a", cache="../cache").frames.filename == made["a"]
+    assert all(os.path.isfile(file) for file in made.values())
+
 
 def test_decoded_once_and_shared(tree, monkeypatch):
     first = load(tree)
@@ -188,7 +206,7 @@ def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):
     full = OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", lambda *args: (_ for _ in ()).throw(full))
-        with pytest.raises(OSError, match=r"no space left .*set-train-4x2x8-\w+\.npy .*--cache_path"):
+        with pytest.raises(OSError, match=r"no space left .*set-train-4x2x8-\w+-\w+\.npy .*--cache_path"):
             load(tree)
     assert {name: (tree / "cache" / name).read_bytes() for name in caches(tree)} == earlier
 

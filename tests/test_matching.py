@@ -116,7 +116,7 @@ def test_dc_loss_equals_the_loop_over_channels(distance):
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, images, retain_graph=True), torch.autograd.grad(naive, images))
     same = dc_loss(real, real, distance)
-    assert abs(float(same)) < 1e-3 < float(loss)
+    assert abs(same.item()) < 1e-3 < loss.item()
 
 
 def test_dc_loss_gradient_reaches_the_images_by_finite_differences():
@@ -130,7 +130,7 @@ def test_dc_loss_gradient_reaches_the_images_by_finite_differences():
 def test_a_gradient_of_zero_gives_a_finite_loss():
     zero, some = [torch.zeros(2, 3, requires_grad=True)], [torch.randn(2, 3)]
     loss = dc_loss(some, zero)
-    assert torch.isfinite(torch.autograd.grad(loss, zero)[0]).all() and float(loss) == 2
+    assert torch.isfinite(torch.autograd.grad(loss, zero)[0]).all() and loss.item() == 2
 
 
 def test_unknown_distance_lists_the_choices():

@@ -1,10 +1,12 @@
 """What the README shows is true: its commands parse, its files exist, its table is one that the demo made."""
+import json
 import re
 import shlex
 import sys
 
 import pytest
 
+import summarize
 from conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -46,6 +48,13 @@ def test_launchers_are_there(command):
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
 def test_linked_files_are_there(path):
     assert (ROOT / path).exists()
+
+
+def test_the_table_is_that_of_the_demo():
+    rows = json.loads((ROOT / "docs" / "demo.json").read_text())
+    shown = re.search(r"<!-- table of docs/demo.json -->\n(.*?)\n<!-- end -->", TEXT, re.DOTALL)[1]
+    assert shown == summarize.table(rows) and {row["method"] for row in rows} >= {
+        "full", "random", "herding", "k-center", "static", "DM", "S2D-DM"}
 
 
 def test_every_script_is_described():

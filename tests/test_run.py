@@ -16,7 +16,7 @@ import distill_DC
 import distill_DM
 import distill_s2d_DM
 from conftest import NET, ROOT
-from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded
+from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded, set_rates
 from distill_utils.synset import load_synset
 
 FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "batch_real": 2, "Iteration": 4, "eval_it": 2, "save_it": 1,
@@ -177,8 +177,8 @@ def test_a_checkpoint_is_plain_tensors_and_files_say_what_they_should(script):
             "num_networks", "per_class", "storage_bytes", "seconds", "peak_memory_bytes", "synset",
             "top1_start_mean"} <= set(result)
     assert {file.name for file in folder.iterdir()} == {
-        "args.json", "metrics.jsonl", "checkpoint.pt", "synset.safetensors", "preview.png", "preview.gif", "curve.png",
-        "result.json"}
+        ".lock", "args.json", "metrics.jsonl", "checkpoint.pt", "synset.safetensors", "preview.png", "preview.gif",
+        "curve.png", "result.json"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "top1_mean" in line] == [0, 2, 4]
 
@@ -199,14 +199,15 @@ def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint(script, tmp_path
         with pytest.raises(OSError, match="no space left to write .*checkpoint.pt.*--resume"):
             script("DM", "x")
     folder = tmp_path / "DM" / "x"
-    assert reached(folder) >= 0 and not list(folder.glob(".*"))
+    assert reached(folder) >= 0 and [file.name for file in folder.glob(".*")] == [".lock"]
     assert content(script("DM", "x", "--resume")) == wanted
 
 
 def test_nan_stops_the_run_and_names_iteration_rate_and_checkpoint(script, tmp_path):
     folder = script("DM", "x", Iteration=2)
     before = (folder / "synset.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"(?s)iteration \d.*(checkpoint is of iteration|no step was).*lr_img.*1e\+38"):
+    names = r"(?s)iteration \d.*(checkpoint is of iteration|no step was).*rate \[1e\+38\]"
+    with pytest.raises(ValueError, match=names):
         script("DM", "y", lr_img=1e38, Iteration=6)
     broken = tmp_path / "DM" / "y" / "synset.safetensors"
     assert torch.isfinite(load_synset(broken)[0].videos).all()
@@ -229,7 +230,7 @@ def test_cli_turns_bad_input_into_one_line(capsys, monkeypatch):
 
 def bare(protocol="standard"):
     run = Run.__new__(Run)
-    run.args, run.history = {"protocol": protocol}, [
+    run.args, run.history = {"protocol": protocol, "num_eval": 2}, [
         {"iteration": it, "network": "N", "number": i, "top1": top1, "top5": 0.9, "loss": 1.0, "per_class": [top1, 1.0]}
         for it, values in ((0, (0.1, 0.2)), (5, (0.5, 0.7, 0.9)), (10, (0.3, 0.5))) for i, top1 in enumerate(values)]
     return run
@@ -246,6 +247,63 @@ def test_mean_deviation_and_interval():
 
 def test_standard_reports_the_last_iteration_and_paper_the_best():
     assert bare().reported_iteration(["N"]) == 10 and bare("paper").reported_iteration(["N"]) == 5
+
+
+def test_an_iteration_that_was_not_scored_by_every_network_is_not_reported():
+    run = bare("paper")
+    run.args["num_eval"] = 3
+    assert run.evaluated(["N"]) == [5]
+    run.history.append({"iteration": 20, "network": "N", "number": 0, "top1": 1.0, "top5": 1.0, "loss": 0.0})
+    assert run.reported_iteration(["N"]) == 5
+
+
+def test_a_start_that_stays_the_best_is_still_named(script):
+    result = content(script("DM", "x", "--protocol", "paper", Iteration=2, lr_img=1e-9))[1]
+    assert result["top1_start_mean"] <= result["top1_mean"]
+
+
+# ---- rates --------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("given,wanted", [
+    ({}, ("adam", {"lr_dynamic": 0.02, "lr_hal": 0.005})),
+    ({"lr_dynamic": 3.0}, ("sgd", {"lr_dynamic": 3.0, "lr_hal": 1e-5})),
+    ({"lr_dynamic": 3.0, "optim": "adam"}, ("adam", {"lr_dynamic": 3.0, "lr_hal": 0.005})),
+    ({"optim": "sgd"}, ("sgd", {"lr_dynamic": 1e-4, "lr_hal": 1e-5}))])
+def test_published_command_lines_mean_sgd_and_no_rates_adam(given, wanted):
+    args = SimpleNamespace(**{"optim": None, "lr_dynamic": None, "lr_hal": None, **given})
+    assert set_rates(args, "lr_dynamic", "lr_hal") == wanted
+
+
+def test_frozen_tensors_have_rate_0_and_nothing_to_train_is_refused():
+    args = SimpleNamespace(optim=None, lr_static=None, lr_hal=None)
+    assert set_rates(args, "lr_static", "lr_hal", frozen=["lr_static"])[1] == {"lr_static": 0, "lr_hal": 0.005}
+    with pytest.raises(ValueError, match="nothing would be trained"):
+        set_rates(args, "lr_static", frozen=["lr_static"])
+
+
+# ---- one process a folder -----------------------------------------------------------------------------------------
+
+def test_a_folder_that_another_process_works_on_is_refused_and_left_overs_of_a_killed_one_removed(script, tmp_path):
+    folder = tmp_path / "DM" / "x"
+    folder.mkdir(parents=True)
+    (folder / ".checkpoint.pt.tmp-1").write_bytes(b"half")
+    code = f"import time; from distill_utils.files import try_lock; x = try_lock({str(folder / '.lock')!r}); " \
+           "print(x is not None, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "True\n"
+    with pytest.raises(ValueError, match="another process is working on .*DM/x.*--name"):
+        script("DM", "x", Iteration=1)
+    other.kill()
+    other.wait()
+    script("DM", "x", Iteration=1)
+    assert not list(folder.glob("*.tmp-*")) and not list(folder.glob(".*.tmp-*"))
+
+
+def test_a_run_that_never_began_does_not_refuse_the_corrected_one(script, tmp_path):
+    with pytest.raises(ValueError, match="cannot take 55 clips"):
+        script("DM", "x", ipc=55)
+    assert (tmp_path / "DM" / "x" / "args.json").is_file()
+    script("DM", "x", Iteration=1)
 
 
 @pytest.mark.parametrize("start,every,total,wanted", [

@@ -85,8 +85,9 @@ def test_selected_clips_are_real_clips_of_their_class(results, few_digits):
 def test_a_saved_set_scored_again_gives_what_its_run_reported(results, few_digits, tmp_path):
     line, folder = results["S2D-DM"]
     done = run_script("evaluate.py", "--synset", folder / "synset.safetensors", *VIDEO, "--data_path", few_digits,
-                      "--save_path", tmp_path)
+                      "--save_path", tmp_path, "--name", "x")
     again, first = (json.loads(text.split("RESULT ")[1]) for text in (done.stdout, line))
+    assert (tmp_path / "score" / "x").is_dir() and again["scored_again"]
     assert {k: again[k] for k in ("top1_mean", "top1_std", "per_class", "storage_bytes", "method")} == {
         k: first[k] for k in ("top1_mean", "top1_std", "per_class", "storage_bytes", "method")}
 
@@ -105,7 +106,8 @@ def test_the_table(results, tmp_path):
     assert done.stdout.splitlines()[-1] == f"TABLE {tmp_path / 'table.json'}"
     rows = json.loads((tmp_path / "table.json").read_text())
     assert sorted(row["method"] for row in rows) == sorted(results)
-    assert done.stdout.count("\n| ") == len(rows) + 1
+    assert done.stdout.count("\n| ") == len(rows) + 2      # a head and a rule
+    assert "**MotionDigits, protocol standard**" in done.stdout
 
 
 def test_pictures_are_left(results):
@@ -146,6 +148,12 @@ BAD = {
     "device": ("distill_DM.py", ["--device", "cuda:7"], "--device cuda:7: torch sees 0 CUDA devices"),
     "segments": ("distill_DC.py", ["--ipc", 3, "--split_num", 2], "--split_num 2 segments"),
     "nothing learned": ("distill_DM.py", ["--lr_img", 0], "nothing would be trained"),
+    "single frames": ("distill_s2d_DM.py", ["--dataset", "singleMotionDigits", "--model", "ConvNet"],
+                      "--dataset singleMotionDigits gives single frames.*give MotionDigits"),
+    "features of random": ("distill_coreset.py", ["--random_features"], "--method random looks at no features"),
+    "too small": ("distill_DC.py", ["--im_size", 8, "--model", "LeNet"], "--model LeNet cannot take 8 pixels"),
+    "no weights": ("distill_coreset.py", ["--method", "herding", "--pretrained_path", "absent.pt"],
+                   "--pretrained_path absent.pt is not a state dict"),
 }
 
 
@@ -160,5 +168,6 @@ def test_bad_input_names_the_thing_and_the_way_out(case, few_digits, tmp_path, m
     with pytest.raises(SystemExit) as stop:
         cli(importlib.import_module(script.removesuffix(".py")).main)
     error = capsys.readouterr().err
+    assert not list(tmp_path.rglob("checkpoint.pt"))        # the corrected command is not refused
     assert stop.value.code in (1, 2)
     assert re.search(message, error.replace("\n", " ")), error[-600:]

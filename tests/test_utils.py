@@ -226,8 +226,15 @@ def test_optimizer_leaves_out_what_has_rate_zero():
     groups = make_optimizer("sgd", [(a, 0.5), (b, 0)], 0.9).param_groups
     assert len(groups) == 1 and groups[0]["params"] == [a] and (groups[0]["lr"], groups[0]["momentum"]) == (0.5, 0.9)
     assert isinstance(make_optimizer("adam", [(a, 1)]), torch.optim.Adam)
-    with pytest.raises(ValueError, match="nothing would be trained"):
-        make_optimizer("sgd", [(a, 0), (b, 0)])
+
+
+@pytest.mark.parametrize("device,parallel", [("cuda", True), ("cuda:0", False), ("cuda:1", False), ("cpu", False)])
+def test_only_the_device_cuda_means_all_of_them(tiny, monkeypatch, device, parallel):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
+    monkeypatch.setattr(utils.networks, "Parallel", lambda network: ("parallel", network))
+    assert isinstance(utils.get_network(NET, tiny.spec, device, dist=True), tuple) == parallel
+    assert not isinstance(utils.get_network(NET, tiny.spec, device), tuple)
 
 
 @pytest.mark.parametrize("dynamic_init", ["noise", "real"])
@@ -240,7 +247,7 @@ def test_s2d_starts_from_frames_of_the_clips_whose_movement_it_takes(tiny, dynam
     if dynamic_init == "real":
         torch.testing.assert_close(clips.mean(2), real.mean(2), rtol=1e-4, atol=1e-5)
     else:
-        assert abs(float(synset.dynamic.mean())) < 0.02 and float(synset.dynamic.std()) == pytest.approx(1, abs=0.02)
+        assert abs(synset.dynamic.mean().item()) < 0.02 and synset.dynamic.std().item() == pytest.approx(1, abs=0.02)
     again = make_s2d_set(tiny.train, 3, **settings)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), synset.parameters(), strict=True))
     static = torch.randn(20, *tiny.spec.shape[1:])
