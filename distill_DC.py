@@ -26,6 +26,7 @@ from utils import (
     PROTOCOLS,
     check_args,
     data_settings,
+    dsa_of,
     eval_settings,
     evaluate_synset,
     get_dataset,
@@ -58,7 +59,7 @@ def main():
     optim, rates = set_rates(args, "lr_img", sgd={"lr_img": 0.1})
     outer_loop, inner_loop = get_loops(args.ipc)
     outer_loop, inner_loop = args.outer_loop or outer_loop, args.inner_loop or inner_loop
-    rules = PROTOCOLS[args.protocol]
+    rules, dsa = PROTOCOLS[args.protocol], dsa_of(args)
 
     # run, data
     run = Run(args, "DC", f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
@@ -103,9 +104,11 @@ def main():
                     for segment in range(args.split_num):
                         real = sampler.draw([k], args.batch_real, draw, run.device, (segment, args.split_num))[0]
                         labels = torch.full((len(real),), k, device=run.device)
-                        target = gradients(network, rules.matching(real), labels)
+                        siamese = dsa.draw(draw)        # the same for real and synthetic images
+                        target = gradients(network, rules.matching(dsa.apply(real, siamese)), labels)
                         slots = torch.arange(segment, args.ipc, args.split_num, device=run.device)
                         images, labels = synset.render(torch.full_like(slots, k), slots)
+                        images = dsa.apply(images, siamese)
                         actual = gradients(network, rules.matching(images), labels, create_graph=True)
                         loss = dc_loss(target, actual, args.dis_metric)
                         loss.backward(inputs=[synset.static])
@@ -113,8 +116,8 @@ def main():
                 optimizer.step()
                 if outer < outer_loop - 1:
                     for _ in range(inner_loop):
-                        batches = train_batches(synset, args.batch_train, draw, run.device)
-                        train_epoch(network, ((rules.matching(x), y) for x, y in batches), net_optimizer)
+                        train_epoch(network, train_batches(synset, args.batch_train, draw, run.device, rules.matching,
+                                                           dsa), net_optimizer)
         run.log(it, loss=total / spec.num_classes / outer_loop)
 
     # finish

@@ -22,6 +22,7 @@ from utils import (
     PROTOCOLS,
     check_args,
     data_settings,
+    dsa_of,
     eval_settings,
     evaluate_synset,
     get_dataset,
@@ -59,11 +60,12 @@ def main():
     # optimizers, resume
     optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
+    dsa = dsa_of(args)
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     def embed(clips):
-        return network.embed(PROTOCOLS[args.protocol].matching(clips))
+        return network.embed(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
 
     def draw_real(some_classes):
         return sampler.draw(some_classes, args.batch_real, draw, run.device)
@@ -77,6 +79,7 @@ def main():
         with run.seeded(it, "network"):
             network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
         draw = run.generator(it, "clips")
+        siamese = dsa.draw(run.generator(it, "dsa"))     # the same for real and synthetic clips
         clips, _ = synset.render(classes, slots, draw)
         optimizer.zero_grad()
         loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.ipc)), draw_real,

@@ -14,6 +14,7 @@ from utils import (
     check_args,
     check_s2d_args,
     data_settings,
+    dsa_of,
     eval_settings,
     evaluate_synset,
     get_dataset,
@@ -50,11 +51,12 @@ def main():
         (synset.static, rates["lr_static"]), (synset.dynamic, rates["lr_dynamic"]),
         (list(synset.hallucinators.parameters()), rates["lr_hal"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
+    dsa = dsa_of(args)
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     def embed(clips):
-        return network.embed(PROTOCOLS[args.protocol].matching(clips))
+        return network.embed(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
 
     def draw_real(some_classes):
         return sampler.draw(some_classes, args.batch_real, draw, run.device)
@@ -68,6 +70,7 @@ def main():
         with run.seeded(it, "network"):
             network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
         draw = run.generator(it, "clips")
+        siamese = dsa.draw(run.generator(it, "dsa"))     # the same for real and synthetic clips
         clips, _ = synset.render(classes, slots, draw)
         optimizer.zero_grad()
         loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.vpc)), draw_real,

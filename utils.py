@@ -1,5 +1,7 @@
 """The shared face of the scripts: data sets, networks, and how a network is trained and tested."""
+import json
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -7,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import networks
-from distill_utils import motiondigits
+from distill_utils import augment, motiondigits
 from distill_utils.clips import Clips, cached_frames
 from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa: F401 (handed on)
+from distill_utils.matching import student_loss
 from distill_utils.run import derive_seed, generator, progress, seeded
-from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static
+from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
+from distill_utils.trajectories import Experts
 from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
 
 
@@ -141,7 +145,13 @@ def check_args(args, view=None):
     pool = get_eval_pool(args.eval_mode, args.model)
     for network in pool:
         check_network(network, spec, args.dataset)
+    dsa_of(args)
     return spec, pool
+
+
+def dsa_of(args):
+    """The Augmentation that a script's arguments ask for."""
+    return augment.parse(args.dsa_strategy, args.dsa_param)
 
 
 def check_s2d_args(args, spec):
@@ -170,7 +180,7 @@ def data_settings(args):
 def eval_settings(args, device):
     """What `evaluate_synset` takes of a script's arguments."""
     return {"epochs": args.epoch_eval_train, "lr": args.lr_net, "batch_size": args.batch_train,
-            "protocol": args.protocol, "device": device, "dist": True}
+            "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args)}
 
 
 def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, hal_init, dynamic_init):
@@ -188,6 +198,59 @@ def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, ha
     return synset
 
 
+def buffer_folder(args):
+    """The folder of the experts: --buffer_path itself, or <dataset>/<model> in it."""
+    folder = Path(args.buffer_path)
+    there = any(folder.glob("expert_*.safetensors")) or any(folder.glob("replay_buffer_*.pt"))
+    return folder if there else folder / args.dataset / args.model
+
+
+def open_experts(args, spec):
+    """The experts that a script's arguments ask for; those of another network or data set raise ValueError."""
+    return Experts(buffer_folder(args), networks.lookup(args.model)(spec), args.max_start_epoch, args.expert_epochs,
+                   dataset=args.dataset, model=args.model, frames=spec.frames, im_size=spec.size,
+                   protocol=args.protocol)
+
+
+def dry_run(args, spec, synset):
+    """Prints what a trajectory matching will take, computed from shapes: nothing is read, trained or written."""
+    batch = min(args.batch_syn or synset.num_classes * synset.num_slots, synset.num_classes * synset.num_slots)
+    with torch.device("meta"):
+        network = networks.lookup(args.model)(spec)
+        copy = type(synset)(**synset.arguments)
+    parameters = sum(value.numel() for value in network.parameters())
+    step, buffer = step_bytes(network, copy, batch), buffer_folder(args)
+    steps = 1 if args.unroll == "adjoint" else args.syn_steps
+    print("RESULT " + json.dumps({
+        "parameters": parameters, "set_bytes": storage_bytes(synset, args.store, spec), "clips_per_step": batch,
+        "buffer": str(buffer), "buffer_bytes": sum(file.stat().st_size for file in buffer.glob("*") if file.is_file()),
+        "estimated_peak_memory_bytes": int(steps * step + 4 * parameters * (args.syn_steps + 8))}))
+
+
+def step_bytes(network, synset, batch):
+    """Bytes that the graph of one student's step holds, from networks and sets on the device "meta"."""
+    held = {}
+
+    def note(tensor):
+        held[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    classes, slots = all_pairs(synset, "meta")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        clips, labels = synset.render(classes[:batch], slots[:batch])
+        loss = student_loss(network, tuple(network.parameters()), per_sample(clips), labels)
+        torch.autograd.grad(loss, tuple(network.parameters()), create_graph=True)
+        return sum(held.values())
+
+
+def student_batch(size, batch, step, seed):
+    """Numbers of the clips of a student's step: all of them, or `batch` and each once before any comes again."""
+    if not batch or batch >= size:
+        return torch.arange(size)
+    epoch, turn = divmod(step, -(-size // batch))
+    return torch.randperm(size, generator=generator(seed, epoch)).split(batch)[turn]
+
+
 def make_optimizer(kind, rates, momentum=0.0):
     """SGD or Adam over (tensors, learning rate) pairs; pairs with rate 0 are left as they are."""
     groups = [{"params": tensors, "lr": lr} for tensors, lr in rates if lr > 0]
@@ -195,36 +258,46 @@ def make_optimizer(kind, rates, momentum=0.0):
 
 
 def train_epoch(network, batches, optimizer):
-    """One pass of cross-entropy steps over (inputs, labels) pairs."""
+    """One pass of cross-entropy steps over (inputs, labels) pairs. Returns its top-1 accuracy, a tensor."""
     network.train()
+    hits, count = 0, 0
     for inputs, labels in batches:
-        loss = F.cross_entropy(network(inputs), labels)
+        logits = network(inputs)
+        loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        hits, count = hits + (logits.detach().argmax(1) == labels).sum(), count + len(labels)
+    return hits / count
 
 
-def train_batches(train_on, batch_size, draw, device):
-    """One epoch of (inputs, labels): every clip once, in random order. From a synthetic set without a graph."""
+def train_batches(train_on, batch_size, draw, device, view=lambda x: x, dsa=None):
+    """One epoch of (inputs, labels) as a network sees them: every clip once, in random order, augmented, in the view of
+    the protocol. From a synthetic set without a graph."""
     if isinstance(train_on, Clips):
-        for batch in torch.randperm(len(train_on), generator=draw).split(batch_size):
-            yield train_on.get(batch, draw, device), train_on.labels[batch].to(device)
+        size = len(train_on)
     else:
         classes, slots = all_pairs(train_on)
-        for batch in torch.randperm(len(classes), generator=draw).split(batch_size):
+        size = len(classes)
+    for batch in torch.randperm(size, generator=draw).split(batch_size):
+        if isinstance(train_on, Clips):
+            clips, labels = train_on.get(batch, draw, device), train_on.labels[batch].to(device)
+        else:
             with torch.no_grad():
                 clips, labels = train_on.render(classes[batch].to(device), slots[batch].to(device), draw)
-            yield clips, labels
+        if dsa:
+            clips = dsa.apply(clips, dsa.draw(draw, len(clips)))
+        yield view(clips), labels
 
 
 @torch.no_grad()
-def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", seed=0):
-    """Tests a network on real clips, as the protocol says: an EvalResult."""
+def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", seed=0, passes=None):
+    """Tests a network on real clips, as the protocol says (or in fewer passes): an EvalResult."""
     rules = PROTOCOLS[protocol]
     network.eval()
     k = clips.spec.num_classes
     loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
-    for number in range(rules.test_passes):
+    for number in range(passes or rules.test_passes):
         draw = generator(seed, "test", number) if rules.random_test else None
         for batch in torch.arange(len(clips)).split(batch_size):
             labels = clips.labels[batch]
@@ -239,7 +312,7 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
 
 
 def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                  device="cpu", dist=False, desc=None):
+                  device="cpu", dist=False, dsa=None, desc=None):
     """A fresh network trained on a synthetic set or on real clips: SGD with momentum 0.9 and weight decay 5e-4, the
     rate cut tenfold half-way. Everything random comes from the seed. Returns the network."""
     rules = PROTOCOLS[protocol]
@@ -249,19 +322,18 @@ def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=25
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
                               disable=None):
-            batches = train_batches(train_on, batch_size, draw, device)
-            train_epoch(net, ((rules.evaluation(inputs), labels) for inputs, labels in batches), optimizer)
+            train_epoch(net, train_batches(train_on, batch_size, draw, device, rules.evaluation, dsa), optimizer)
             if epoch == rules.cut_after(epochs):
                 optimizer.param_groups[0]["lr"] *= 0.1
     return net
 
 
 def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                    device="cpu", dist=False):
+                    device="cpu", dist=False, dsa=None):
     """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
     clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
     if isinstance(train_on, ImageSet) and data.spec.view != "single":
         train_on = train_on.as_clips(data.spec.frames)      # images train a video network as clips that stand still
     net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
-                        seed=seed, device=device, dist=dist)
+                        seed=seed, device=device, dist=dist, dsa=dsa)
     return evaluate(net, data.test, batch_size, protocol, device, seed)

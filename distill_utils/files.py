@@ -39,7 +39,7 @@ def disk_full(path, error):
     free = shutil.disk_usage(Path(path).parent).free / 1e6
     return OSError(getattr(error, "errno", None) or errno.ENOSPC,
                    f"no space left to write {path} ({free:.0f} MB free): what it held before is untouched; make room "
-                   "and go on with --resume, or choose another --save_path / --cache_path / --data_path")
+                   "and go on with --resume, or choose another --save_path, --cache_path, --data_path or --buffer_path")
 
 
 def try_lock(path):
@@ -48,9 +48,11 @@ def try_lock(path):
     file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         file.close()
-        return None
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise
     return file
 
 

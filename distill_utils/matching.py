@@ -116,7 +116,7 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     """
     if unroll not in UNROLLS:
         raise ValueError(f"unknown unroll {unroll!r}: choose one of {', '.join(UNROLLS)}")
-    start, target = (tuple(tensor.detach() for tensor in tensors) for tensors in (start, target))
+    start, target = (tuple(tensor.detach().to(lr.device) for tensor in tensors) for tensors in (start, target))
     scale = _squared_distance(start, target)
     if scale == 0:
         raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "
@@ -146,8 +146,9 @@ def _adjoint(step_loss, start, target, steps, lr, parameters):
     for i in reversed(range(steps)):
         theta = trajectory.pop()
         step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
-        lr_gradient -= sum((a * b.detach()).sum() for a, b in zip(adjoint, step, strict=True))
-        back = torch.autograd.grad(step, (*theta, *parameters), adjoint, materialize_grads=True)
+        s = sum((a * b).sum() for a, b in zip(adjoint, step, strict=True))
+        back = torch.autograd.grad(s, (*theta, *parameters), materialize_grads=True)
+        lr_gradient -= s.detach()
         adjoint = tuple(a - lr * b for a, b in zip(adjoint, back, strict=False))
         for gradient, change in zip(gradients, back[len(theta):], strict=True):
             gradient -= lr * change
@@ -167,3 +168,10 @@ def _full_unroll(step_loss, start, target, steps, lr, parameters):
 
 def _squared_distance(theta, target):
     return sum((a - b).square().sum() for a, b in zip(theta, target, strict=True))
+
+
+def add_gradients(parameters, gradients, share=1.0):
+    """Adds the share of each gradient to `grad` of its parameter."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        gradient = share * gradient
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

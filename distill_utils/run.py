@@ -20,7 +20,9 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
+from distill_utils.augment import STRATEGY
 from distill_utils.files import replacing, try_lock
+from distill_utils.matching import UNROLLS
 from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_synset, storage_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +89,13 @@ def add_eval_args(parser, model="ConvNet3D"):
     group.add_argument("--protocol", choices=("standard", "paper"), default="standard",
                        help="see Evaluation in the README")
     group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
+    add_dsa_args(parser)
+
+
+def add_dsa_args(parser):
+    group = parser.add_argument_group("augmentation (DSA) while matching and while networks are trained")
+    group.add_argument("--dsa_strategy", default="none", help=f"none, or parts of {STRATEGY} joined by _")
+    group.add_argument("--dsa_param", default="", help="such as rotate=10,cutout=0.25, where not DSA's own")
 
 
 def add_distill_args(parser, iterations, momentum):
@@ -109,7 +118,7 @@ def add_real_args(parser, chunk=True):
 def script_parser(description, iterations=None, momentum=0.5, model="ConvNet3D"):
     """The arguments that all scripts share; with `iterations` also those of a distillation loop."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
-                                     formatter_class=_Help)
+                                     formatter_class=Help)
     add_run_args(parser)
     add_data_args(parser)
     add_eval_args(parser, model)
@@ -147,19 +156,45 @@ def add_rates(group, **tensors):
                            f"for SGD and {RATES['adam'][name]:g} for Adam")
 
 
-def set_rates(args, *names, sgd=None, frozen=()):
-    """(optimizer, {name: learning rate}) of a set; `sgd`: other published rates than those of RATES. ValueError if
+def set_rates(args, *names, sgd=None, adam=None, frozen=()):
+    """(optimizer, {name: learning rate}) of a set; `sgd`, `adam`: other rates than those of RATES. ValueError if
     nothing would be trained."""
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     kind = args.optim or ("sgd" if given else "adam")
-    rates = RATES[kind] | (sgd or {} if kind == "sgd" else {}) | given | dict.fromkeys(frozen, 0.0)
+    rates = RATES[kind] | ((sgd if kind == "sgd" else adam) or {}) | given | dict.fromkeys(frozen, 0.0)
     rates = {name: rates[name] for name in names}
     if not any(rates.values()):
         raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
     return kind, rates
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+def add_trajectory_args(parser):
+    """Of both sides, experts and students: which part of a trajectory is matched."""
+    group = parser.add_argument_group("trajectories")
+    group.add_argument("--buffer_path", default="buffers",
+                       help="folder of the experts, or one with <dataset>/<model> in it that is")
+    group.add_argument("--max_start_epoch", type=positive, default=10, help="students start below this epoch")
+    group.add_argument("--expert_epochs", type=positive, default=1, help="from a student's start to its target")
+    group.add_argument("--lr_teacher", type=rate, default=0.01, help="learning rate of experts, and the synthetic one "
+                       "at its start")
+    group.add_argument("--dry_run", action="store_true", help="print sizes in memory and on disk, and end")
+    return group
+
+
+def add_mtt_args(parser):
+    group = add_trajectory_args(parser)
+    group.add_argument("--syn_steps", type=positive, default=10, help="SGD steps of a student")
+    group.add_argument("--batch_syn", type=positive, help="synthetic clips a step; by default all")
+    group.add_argument("--experts_per_step", type=positive, default=1, help="their gradients are averaged")
+    group.add_argument("--train_lr", action="store_true", help="learn the synthetic learning rate")
+    group.add_argument("--lr_lr", type=rate, default=1e-5, help="learning rate of the synthetic learning rate")
+    group.add_argument("--min_lr", type=rate, default=1e-3, help="it does not fall below this")
+    group.add_argument("--grad_clip", type=rate, help="longest gradient of the set; longer ones are shortened to it")
+    group.add_argument("--unroll", choices=UNROLLS, default="adjoint",
+                       help="both exact; full keeps the graphs of all steps in memory")
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
 
@@ -382,10 +417,10 @@ class Run:
         """One line of metrics.jsonl each `every` iterations (tensors are read only then). NaN stops the run."""
         if iteration % every:
             return
-        values = {key: float(value) for key, value in values.items()}
+        values = {key: value.item() if torch.is_tensor(value) else float(value) for key, value in values.items()}
         for key, value in values.items():
             if not np.isfinite(value):
-                raise ValueError(f"{key} is {value} at iteration {iteration}: " + self._way_back())
+                raise ValueError(f"{key} is not finite at iteration {iteration} ({values}): " + self._way_back())
         self._record({"iteration": iteration, **values})
         if self.bar is not None:
             self.bar.set_postfix({key: f"{value:.4g}" for key, value in values.items()}, refresh=False)

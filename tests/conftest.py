@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = "ConvNet3DD2W16"      # small enough for a CPU
+EXPERTS = ["--model", NET, "--train_epochs", 3, "--max_start_epoch", 2, "--batch_train", 8, "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,14 @@ def few_digits(tmp_path_factory):
         patch.setattr(motiondigits, "GROUPS", {"test": range(1, 2), "train": range(8, 10)})
         patch.setattr(motiondigits, "CLIPS", {"test": 2, "train": 2})
         motiondigits.make(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_experts(few_digits, tmp_path_factory):
+    """A --buffer_path with three experts of three epochs, trained on few_digits."""
+    path = tmp_path_factory.mktemp("experts")
+    run_script("buffer.py", *EXPERTS, "--data_path", few_digits, "--buffer_path", path, "--num_experts", 3)
     return path
 
 

@@ -20,6 +20,18 @@ LAUNCHERS = {   # launcher -> (arguments, what stands in the command)
         "--no_train_static", "--hal_init published", "--dynamic_init noise", "--eval_it 400", "--num_eval 3"]),
     "sh/s2d/s2d_DM_ms_5.sh": (["0,1,2,3", "miniUCF101", "1e3", "1e-6"], [
         "distill_s2d_DM.py", "--vpc 5", "--spc 10", "--dpc 10", "--lr_dynamic 1e3", "--lr_hal 1e-6"]),
+    "sh/baseline/buffer.sh": (["0", "miniUCF101"], [
+        "buffer.py", "--num_experts 30", "--train_epochs 50", "--lr_teacher 0.01", "--mom 0", "--batch_train 256"]),
+    "sh/baseline/MTT.sh": (["0", "miniUCF101", "1e5", "1"], [
+        "distill_MTT.py", "--lr_img 1e5", "--ipc 1", "--momentum 0.5", "--Iteration 8000", "--syn_steps 10",
+        "--expert_epochs 1", "--max_start_epoch 10", "--lr_lr 1e-5", "--min_lr 1e-3", "--train_lr"]),
+    "sh/s2d/s2d_MTT_ms.sh": (["0,1", "miniUCF101", "1e4", "1e-3"], [
+        "distill_s2d_MTT.py", "--vpc 1", "--spc 2", "--dpc 2", "--syn_steps 10", "--momentum 0.95", "--Iteration 10000",
+        "--eval_it 400", "--no_train_static"]),
+    "sh/s2d/s2d_MTT_ms_5.sh": (["0", "miniUCF101", "1e4", "1e-3"], [
+        "distill_s2d_MTT.py", "--vpc 5", "--spc 10", "--dpc 10", "--syn_steps 5", "--batch_syn 128", "--eval_it 200"]),
+    "sh/s2d/s2d_MTT_ms_K400.sh": (["0", "Kinetics400", "1e4", "1e-3"], [
+        "distill_s2d_MTT.py", "--vpc 1", "--batch_syn 256", "--syn_steps 10"]),
 }
 SCRIPTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "sh").rglob("*.sh"))
 
@@ -55,29 +67,30 @@ def test_usage_names_the_arguments_when_one_is_missing(launcher):
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_dry_run_prints_a_command_that_the_script_accepts(launcher, tmp_path, monkeypatch):
     arguments, wanted = LAUNCHERS[launcher]
-    done = bash(launcher, *arguments, "--name", "a b", cwd=tmp_path, DRY_RUN="1")
+    where = "--buffer_path" if "buffer" in launcher else "--name"
+    done = bash(launcher, *arguments, where, "a b", cwd=tmp_path, DRY_RUN="1")
     assert done.returncode == 0, done.stderr
     command = shlex.split(done.stdout)
     assert command[:2] == ["env", f"CUDA_VISIBLE_DEVICES={arguments[0]}"] and command[2] == sys.executable
-    assert command[-4:] == ["--name", "a b", "--device", "cuda"] and "--protocol paper" in " ".join(command)
+    assert command[-4:] == [where, "a b", "--device", "cuda"] and "--protocol paper" in " ".join(command)
     assert all(part in " ".join(command) for part in wanted), command
     script, flags = command[3], command[4:]
+    name = os.path.basename(script).removesuffix(".py")
     parsed = {}
 
     class Parsed(Exception):
         pass
 
     def stop(args, *rest, **kwargs):
-        parsed.update(vars(args))
+        parsed.update({"dataset": args} if name == "buffer" else vars(args))
         raise Parsed
 
-    name = os.path.basename(script).removesuffix(".py")
     module = __import__(name)
-    monkeypatch.setattr(module, "check_args", stop)
+    monkeypatch.setattr(module, "get_spec" if name == "buffer" else "check_args", stop)
     monkeypatch.setattr(sys, "argv", [script, *flags])
     with pytest.raises(Parsed):
         module.main()
-    assert parsed["dataset"] == "miniUCF101" and parsed["name"] == "a b"
+    assert parsed["dataset"] == arguments[1]
 
 
 @pytest.mark.parametrize("gpus,status", [("cpu", 0), ("0", 0), ("0,1", 0), ("gpu0", 2), ("0;rm -rf x", 2), ("", 2)])

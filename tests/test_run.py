@@ -14,24 +14,32 @@ from scipy import stats
 
 import distill_DC
 import distill_DM
+import distill_MTT
 import distill_s2d_DM
+import distill_s2d_MTT
 from conftest import NET, ROOT
 from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded, set_rates
 from distill_utils.synset import load_synset
 
-FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "batch_real": 2, "Iteration": 4, "eval_it": 2, "save_it": 1,
-        "device": "cpu"}
-METHODS = {"DM": (distill_DM, {"lr_img": 1}),
-           "S2D-DM": (distill_s2d_DM, {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "lr_static": 0.1, "lr_dynamic": 0.1}),
-           "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1})}
+FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1, "device": "cpu"}
+S2D = {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "optim": "sgd", "lr_static": 0.1, "lr_dynamic": 0.1}
+MTT = {"syn_steps": 3, "batch_syn": 7, "max_start_epoch": 2, "dsa_strategy": "color_flip"}
+METHODS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
+           "S2D-DM": (distill_s2d_DM, {**S2D, "batch_real": 2}),
+           "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1, "batch_real": 2}),
+           "MTT": (distill_MTT, {**MTT, "lr_img": 10, "experts_per_step": 2}),
+           "S2D-MTT": (distill_s2d_MTT, {**MTT, **S2D})}
 
 
 @pytest.fixture
-def script(few_digits, tmp_path, monkeypatch):
+def script(few_digits, few_experts, tmp_path, monkeypatch):
     """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder."""
     def call(method, name, *switches, **flags):
         module, own = METHODS[method]
         flags = {**FAST, **own, **flags, "name": name, "data_path": few_digits, "save_path": tmp_path}
+        if method.endswith("MTT"):
+            flags["buffer_path"] = few_experts
+            switches = "--train_lr", *switches
         argv = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr(sys, "argv", [module.__file__, *argv, *switches])
         module.main()
@@ -88,7 +96,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("method,where,call", [
     ("DM", "log", 2), ("DM", "save", 3), ("S2D-DM", "log", 1), ("S2D-DM", "evaluate", 2), ("S2D-DM", "save", 5),
-    ("DC", "log", 3), ("DC", "finish", 1)])
+    ("DC", "log", 3), ("DC", "finish", 1), ("MTT", "log", 3), ("S2D-MTT", "save", 4)])
 def test_a_run_that_broke_off_ends_like_an_undisturbed_one(script, tmp_path, monkeypatch, method, where, call):
     wanted = content(script(method, "whole", num_eval=2))
     original, calls = getattr(Run, where), []

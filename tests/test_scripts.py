@@ -16,27 +16,33 @@ from utils import get_dataset
 
 SCORE = ["--num_eval", 2, "--epoch_eval_train", 1, "--device", "cpu"]
 VIDEO = ["--model", NET, *SCORE]
-LOOP = ["--Iteration", 2, "--eval_it", 1, "--batch_real", 2]
-SCRIPTS = ("distill_coreset.py", "distill_DC.py", "distill_DM.py", "distill_s2d_DM.py", "evaluate.py")
+LOOP = ["--Iteration", 2, "--eval_it", 1]
+REAL = ["--batch_real", 2]
+SCRIPTS = ("distill_coreset.py", "distill_DC.py", "distill_DM.py", "distill_s2d_DM.py", "evaluate.py", "distill_MTT.py",
+           "distill_s2d_MTT.py")
 
 
 @pytest.fixture(scope="module")
-def results(few_digits, tmp_path_factory):
+def results(few_digits, few_experts, tmp_path_factory):
     """Results of the whole chain, static stage to scores, run as by hand: name -> (last line, folder)."""
+    MTT = ["--buffer_path", few_experts, "--max_start_epoch", 2, "--syn_steps", 2]
     out = tmp_path_factory.mktemp("out")
     where = ["--data_path", few_digits, "--save_path", out, "--name", "x"]
     static = out / "DC" / "x" / "synset.safetensors"
     chain = {
         "DC": ["distill_DC.py", "--ipc", 2, "--split_num", 2, "--model", "ConvNetD2W32", "--inner_loop", 1, *SCORE,
-               *LOOP],
+               *LOOP, *REAL],
         "static": ["evaluate.py", "--synset", static, *VIDEO],
         "S2D-DM": ["distill_s2d_DM.py", "--path_static", static, "--no_train_static", "--store", "uint8", *VIDEO,
-                   *LOOP],
-        "DM": ["distill_DM.py", "--ipc", 2, "--init", "noise", "--optim", "adam", "--preload", *VIDEO, *LOOP],
+                   *LOOP, *REAL],
+        "DM": ["distill_DM.py", "--ipc", 2, "--init", "noise", "--optim", "adam", "--preload", *VIDEO, *LOOP, *REAL],
         "random": ["distill_coreset.py", "--method", "random", *VIDEO],
         "herding": ["distill_coreset.py", "--method", "herding", "--ipc", 2, "--train_epochs", 1, *VIDEO],
         "k-center": ["distill_coreset.py", "--method", "k-center", "--ipc", 3, "--pretrained_path",
                      out / "herding" / "x" / "network.safetensors", *VIDEO],
+        "MTT": ["distill_MTT.py", *MTT, "--train_lr", "--dsa_strategy", "color_crop_cutout_flip_scale_rotate", *VIDEO,
+                *LOOP],
+        "S2D-MTT": ["distill_s2d_MTT.py", "--path_static", static, "--no_train_static", *MTT, *VIDEO, *LOOP],
         "full": ["evaluate.py", "--train_on", "full", "--batch_train", 64, *VIDEO],
     }
     lines = {}
@@ -47,17 +53,18 @@ def results(few_digits, tmp_path_factory):
     return lines
 
 
-@pytest.mark.parametrize("name", ["DC", "static", "S2D-DM", "DM", "random", "herding", "k-center", "full"])
+@pytest.mark.parametrize("name", ["DC", "static", "S2D-DM", "DM", "random", "herding", "k-center", "full", "MTT",
+                                  "S2D-MTT"])
 def test_the_last_line_is_the_result(results, name):
     line, folder = results[name]
     assert line.startswith("RESULT ")
     result = json.loads(line.removeprefix("RESULT "))
     assert result == json.loads((folder / "result.json").read_text())
     assert result["method"] == name and result["num_networks"] == 2 and 0 <= result["top1_mean"] <= 1
-    assert ("top1_start_mean" in result) == (name in ("DC", "DM", "S2D-DM"))
+    assert ("top1_start_mean" in result) == (name in ("DC", "DM", "S2D-DM", "MTT", "S2D-MTT"))
     bytes_ = {"DC": 245_760, "static": 245_760, "S2D-DM": 10 * 2 * (3 + 8) * 1024 + 327 * 4 + 6 * 4 + 2 * 4,
               "DM": 2 * 983_040, "random": 983_040, "herding": 2 * 983_040, "k-center": 3 * 983_040,
-              "full": 40 * 98_304}[name]
+              "MTT": 983_040, "S2D-MTT": 902_428, "full": 40 * 98_304}[name]
     assert result["storage_bytes"] == bytes_
 
 
@@ -151,6 +158,12 @@ BAD = {
     "single frames": ("distill_s2d_DM.py", ["--dataset", "singleMotionDigits", "--model", "ConvNet"],
                       "--dataset singleMotionDigits gives single frames.*give MotionDigits"),
     "features of random": ("distill_coreset.py", ["--random_features"], "--method random looks at no features"),
+    "no experts": ("distill_MTT.py", ["--buffer_path", "absent"],
+                   "no experts in absent/MotionDigits/ConvNet3D.*buffer.py"),
+    "augmentation": ("distill_MTT.py", ["--dsa_strategy", "flip_blur"], "unknown part 'blur' of --dsa_strategy"),
+    "epochs": ("buffer.py", ["--train_epochs", 5], "--train_epochs 5 ends before epoch 9"),
+    "batch norm": ("buffer.py", ["--model", "ConvNetBN", "--dataset", "singleMotionDigits"],
+                   "no parameter.*batch norm"),
     "too small": ("distill_DC.py", ["--im_size", 8, "--model", "LeNet"], "--model LeNet cannot take 8 pixels"),
     "no weights": ("distill_coreset.py", ["--method", "herding", "--pretrained_path", "absent.pt"],
                    "--pretrained_path absent.pt is not a state dict"),

@@ -1,0 +1,124 @@
+"""Experts for MTT: networks trained on the real clips, with snapshots of their weights. Cazenavette et al., arXiv
+2203.11932.
+
+    python buffer.py --dataset miniUCF101 --num_experts 30 --train_epochs 50 --lr_teacher 0.01
+
+One file an expert in <buffer_path>/<dataset>/<model>. Interrupt it and run it again: it goes on with the next missing
+expert. Several processes can fill one folder at once.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from distill_utils.run import (
+    Help,
+    add_data_args,
+    add_dsa_args,
+    add_trajectory_args,
+    cli,
+    derive_seed,
+    generator,
+    not_negative,
+    positive,
+    progress,
+    rate,
+    resolve_device,
+    seeded,
+)
+from distill_utils.trajectories import (
+    DTYPES,
+    KEEP,
+    check_settings,
+    epochs_to_keep,
+    missing_experts,
+    parameters,
+    save_expert,
+    snapshot,
+)
+from utils import (
+    PROTOCOLS,
+    check_network,
+    data_settings,
+    dsa_of,
+    evaluate,
+    get_dataset,
+    get_network,
+    get_spec,
+    train_batches,
+    train_epoch,
+)
+
+
+def main():
+    # arguments
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    add_data_args(parser)
+    group = add_trajectory_args(parser)
+    group.add_argument("--keep_epochs", choices=KEEP, default="needed", help="needed: the snapshots that "
+                       "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
+    group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="of the snapshots")
+    group.add_argument("--save_interval", help="of other programs; here each expert has a file of its own")
+    group = parser.add_argument_group("experts")
+    group.add_argument("--model", default="ConvNet3D", help="the network, a name of the table NETWORKS")
+    group.add_argument("--num_experts", type=positive, default=30)
+    group.add_argument("--train_epochs", type=positive, default=50)
+    group.add_argument("--batch_train", type=positive, default=256)
+    group.add_argument("--mom", type=rate, default=0.0, help="momentum")
+    group.add_argument("--l2", type=rate, default=0.0, help="weight decay")
+    group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs")
+    group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard")
+    group.add_argument("--seed", type=not_negative, default=0)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_dsa_args(parser)
+    args = parser.parse_args()
+    spec = get_spec(args.dataset, args.frames, args.im_size)
+    check_network(args.model, spec, args.dataset)
+    rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
+    kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
+    sizes = [value.numel() for value in parameters(get_network(args.model, spec, "meta")).values()]
+    element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
+    folder = Path(args.buffer_path) / args.dataset / args.model
+    plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
+            "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
+    if args.dry_run:
+        print("RESULT " + json.dumps(plan))
+        return
+    settings = {key: value for key, value in vars(args).items() if key not in ("dry_run", "save_interval")}
+    settings |= {"frames": spec.frames, "im_size": spec.size}
+    check_settings(folder, settings)
+
+    # data
+    data = get_dataset(**data_settings(args))
+
+    # experts: all epochs after the last snapshot would change nothing in the file, so they are not trained
+    for number in missing_experts(folder, args.num_experts):
+        draw, train_top1, test_top1 = generator(args.seed, "expert", number), [], []
+        with seeded(derive_seed(args.seed, "expert", number), device):      # weights, then dropout
+            network = get_network(args.model, spec, device, dist=True)
+            optimizer = torch.optim.SGD(network.parameters(), lr=args.lr_teacher, momentum=args.mom,
+                                        weight_decay=args.l2)
+            snapshots = {0: snapshot(network)}
+            with progress(range(1, kept[-1] + 1), desc=f"expert {number}", unit="epoch", leave=False) as epochs:
+                for epoch in epochs:
+                    batches = train_batches(data.train, args.batch_train, draw, device, rules.evaluation, dsa)
+                    train_top1.append(float(train_epoch(network, batches, optimizer)))
+                    test = evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed, passes=1)
+                    test_top1.append(test.top1)
+                    epochs.set_postfix(train=f"{train_top1[-1]:.3f}", test=f"{test.top1:.3f}", refresh=False)
+                    if epoch in kept:
+                        snapshots[epoch] = snapshot(network)
+                    if args.decay and epoch == args.train_epochs // 2:
+                        optimizer.param_groups[0]["lr"] *= 0.1
+        save_expert(folder, number, network, snapshots, settings, args.expert_dtype, train_top1=train_top1,
+                    test_top1=test_top1)
+        tqdm.write(f"expert {number}: epoch {kept[-1]}, top-1 {100 * train_top1[-1]:.1f} % train, "
+                   f"{100 * test_top1[-1]:.1f} % test", file=sys.stderr)
+    print("RESULT " + json.dumps(plan), flush=True)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,377 @@
+"""Expert trajectories, which MTT matches: snapshots of a network while it is trained on real data.
+
+A buffer folder holds one file an expert, `expert_0000.safetensors`: tensors named "<epoch>/<parameter>", epoch 0 the
+network before training, and a JSON header. The `replay_buffer_0.pt`, ... of other programs are read too.
+Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932.
+"""
+import json
+import re
+import sys
+import time
+import zipfile
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from distill_utils.files import locked, replacing, try_lock
+from distill_utils.run import FREE, generator
+
+OWN, OTHERS = re.compile(r"expert_(\d+)\.safetensors"), re.compile(r"replay_buffer_(\d+)\.pt")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KEEP = ("needed", "all")
+# of the arguments of buffer.py those that may differ between the processes that fill a folder
+NO_SETTING = FREE | {"num_experts", "buffer_path"}
+WAIT = 1.0      # seconds between looks at what other processes are making
+
+
+# ---- snapshots ----------------------------------------------------------------------------------------------------
+
+def parameters(network):
+    """{name: parameter} in network order. A network with buffers raises ValueError: the losses match parameters only,
+    and the statistics of a batch norm would belong to no point of a trajectory."""
+    network = getattr(network, "module", network)       # the plain network in a data-parallel one
+    buffer = next((name for name, _ in network.named_buffers()), None)
+    if buffer:
+        raise ValueError(f"the network has {buffer}, which is no parameter: trajectories hold and match parameters "
+                         "only, so choose a --model without batch norm, such as ConvNet for ConvNetBN")
+    return dict(network.named_parameters())
+
+
+def snapshot(network):
+    """A copy of the parameters in network order, on the CPU: a tuple of tensors that training on leaves alone.
+
+    `.detach().cpu()` would copy nothing on a CPU, and every snapshot would end as the last one.
+    """
+    return tuple(parameter.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                 for parameter in parameters(network).values())
+
+
+def epochs_to_keep(train_epochs, max_start_epoch, expert_epochs, save_interval=1, keep="needed"):
+    """The epochs of an expert that are worth a snapshot, in order.
+
+    A start epoch s is a multiple of save_interval below max_start_epoch, and its target is s + expert_epochs. "needed":
+    those; "all": every multiple of save_interval up to train_epochs. ValueError where a target would not be there.
+    """
+    if keep not in KEEP:
+        raise ValueError(f"unknown choice of epochs {keep!r}: choose one of {', '.join(KEEP)}")
+    if min(max_start_epoch, expert_epochs, save_interval) < 1:
+        raise ValueError(f"--max_start_epoch {max_start_epoch}, --expert_epochs {expert_epochs} and --save_interval "
+                         f"{save_interval} must be at least 1")
+    if expert_epochs % save_interval:
+        raise ValueError(f"--expert_epochs {expert_epochs} is no multiple of --save_interval {save_interval}, so no "
+                         f"target would be kept: give a --save_interval that divides {expert_epochs}")
+    starts = range(0, max_start_epoch, save_interval)
+    if starts[-1] + expert_epochs > train_epochs:
+        raise ValueError(f"--train_epochs {train_epochs} ends before epoch {starts[-1]} + {expert_epochs}, the last "
+                         f"that --max_start_epoch {max_start_epoch} and --expert_epochs {expert_epochs} need: raise "
+                         f"--train_epochs to {starts[-1] + expert_epochs}, or lower one of them")
+    if keep == "all":
+        return list(range(0, train_epochs + 1, save_interval))
+    return sorted({*starts, *(start + expert_epochs for start in starts)})
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+def expert_path(folder, number):
+    return Path(folder) / f"expert_{number:04d}.safetensors"
+
+
+def save_expert(folder, number, network, snapshots, settings, dtype="float32", **header):
+    """Writes one expert: the whole file or nothing. snapshots: {epoch: what `snapshot(network)` gave}.
+
+    settings: what `check_settings` was given, with the save_interval of `epochs_to_keep` if it is not 1; more header
+    entries (accuracies by epoch) as keywords. Values that are not finite raise ValueError, a full disk OSError; the
+    experts that are there stay as they are.
+    """
+    path = expert_path(folder, number)
+    names = list(parameters(network))
+    tensors = {}
+    for epoch, values in snapshots.items():
+        for name, value in zip(names, values, strict=True):
+            value = tensors[f"{epoch}/{name}"] = value.to(DTYPES[dtype])
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} of expert {number} is not finite after epoch {epoch}, so {path} was not "
+                                 "written: give a lower learning rate, and another --buffer_path")
+    header = {"kind": "expert", "number": number, "epochs": sorted(snapshots), "parameters": names, "dtype": dtype,
+              "settings": _settings(settings), **header}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
+
+
+def _settings(settings):
+    """Those that all experts of a folder share, as JSON gives them back."""
+    return {key: value for key, value in json.loads(json.dumps(settings)).items() if key not in NO_SETTING}
+
+
+def check_settings(folder, settings):
+    """Makes a buffer folder for experts of these settings (a dict that JSON can hold), remembered in `buffer.json`.
+
+    A folder made with others raises ValueError that names the first difference. NO_SETTING lists what may differ.
+    """
+    folder, now = Path(folder), _settings(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    if _numbered(folder, OTHERS):
+        raise ValueError(f"{folder} holds the replay_buffer files of another program: choose another --buffer_path")
+    path = folder / "buffer.json"
+    with locked(folder / ".buffer.lock"):
+        experts = _numbered(folder, OWN)
+        if path.is_file():
+            try:
+                then = dict(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise ValueError(f"{path} cannot be read ({error}): remove it, and the experts beside it will say how "
+                                 "they were made") from error
+        else:
+            then = _read(experts[0], _OwnFile, lambda file: file.settings) if experts else now
+        _compare(f"{folder} holds experts of", then, now, sorted(then.keys() | now.keys()))
+        _remove(folder.glob(".buffer.json.tmp-*"))
+        if not path.is_file():
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _compare(where, then, now, keys):
+    """ValueError that names the first of the keys whose value differs."""
+    for key in keys:
+        if then.get(key) != now.get(key):
+            raise ValueError(f"{where} another run: --{key} was {then.get(key)!r} and is now {now.get(key)!r}: give "
+                             "the same, or choose another --buffer_path")
+
+
+def _remove(files):
+    """Of writers that were killed; the caller holds the lock without which nobody writes such files."""
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def missing_experts(folder, num_experts):
+    """Yields the number of the next expert that nobody has made or is making, until all of them are there.
+
+    It stays claimed until the next is asked for; by then the caller has called `save_expert`. Any number of processes
+    may fill one folder, each expert is made once. The system frees the claim of a process that dies, and another one
+    takes its expert over: one that finds the rest claimed therefore waits, and no process ends before the folder is
+    full. After an interruption of all of them the next call goes on with what is missing.
+    """
+    folder, told = Path(folder), False
+    folder.mkdir(parents=True, exist_ok=True)
+    while missing := [n for n in range(num_experts) if not expert_path(folder, n).is_file()]:
+        all_claimed = True
+        for number in missing:
+            path = expert_path(folder, number)
+            claim = folder / f".{path.stem}.lock"
+            lock = try_lock(claim)
+            if lock is None:
+                continue
+            with lock:
+                all_claimed = False
+                if not path.is_file():      # or it was finished before we came to the lock
+                    _remove(folder.glob(f".{path.name}.tmp-*"))
+                    yield number
+                    if not path.is_file():
+                        raise RuntimeError(f"expert {number} was asked for and not saved in {folder}")
+                claim.unlink(missing_ok=True)       # whoever locks what was removed finds the expert made
+        if all_claimed:
+            if not told:
+                print(f"waiting for experts that other processes are making in {folder}: {_ranges(missing)}",
+                      file=sys.stderr)
+            told = True
+            time.sleep(WAIT)
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+class _OwnFile:
+    """`expert_0000.safetensors`, memory-mapped: one expert, of which only what is asked for is read."""
+    experts = 1
+
+    def __init__(self, path):
+        self.file = safe_open(path, framework="pt")
+        header = json.loads(self.file.metadata()["header"])
+        self.kept, self.names, self.settings = header["epochs"], header["parameters"], dict(header["settings"])
+
+    def epochs(self, expert):
+        return self.kept
+
+    def shapes(self, expert, epoch):
+        return [(name, tuple(self.file.get_slice(f"{epoch}/{name}").get_shape())) for name in self.names]
+
+    def read(self, expert, epoch):
+        return [self.file.get_tensor(f"{epoch}/{name}") for name in self.names]
+
+
+class _OthersFile:
+    """`replay_buffer_0.pt`: a list of experts, each a list of snapshots, each a list of parameters in network order.
+
+    Memory-mapped where torch wrote it as a zip file, as it does since 1.6; an older one is read as a whole.
+    """
+    settings = {}
+
+    def __init__(self, path):
+        self.content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        self.experts = len(self.content)
+
+    def epochs(self, expert):
+        return range(len(self.content[expert]))
+
+    def shapes(self, expert, epoch):
+        return [(None, tuple(parameter.shape)) for parameter in self.content[expert][epoch]]
+
+    def read(self, expert, epoch):
+        return self.content[expert][epoch]
+
+
+def _numbered(folder, pattern):
+    """The files of a folder whose whole name fits the pattern, in the order of their numbers: 10 after 9."""
+    found = [(pattern.fullmatch(path.name), path) for path in Path(folder).glob("*")]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def _read(path, open_file, what):
+    """what(open_file(path)); ValueError that names the file for whatever wrong content makes them raise."""
+    try:
+        return what(open_file(path))
+    except Exception as error:
+        kind, way_out = (("an expert of this program", "remove it, and buffer.py makes it again")
+                         if OWN.fullmatch(Path(path).name) else
+                         ("lists of plain tensors", "take it out of the folder, or make experts with buffer.py"))
+        raise ValueError(f"{path} is not a file of {kind}, or not a whole one ({type(error).__name__}): {way_out}"
+                         ) from error
+
+
+def _ranges(numbers):
+    """[0, 1, 2, 5] -> "0-2, 5"."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}-{b}" if a != b else str(a) for a, b in runs)
+
+
+class Segment(NamedTuple):
+    """Part of a trajectory. start, target: tuples of float32 tensors in network order, copies, on the CPU."""
+    start: tuple
+    target: tuple
+    expert: str     # "expert_0003.safetensors" or "replay_buffer_0.pt[3]"
+    epoch: int      # of start
+
+
+class Experts:
+    """The expert trajectories of a folder. What a step needs is read when it needs it; opening reads shapes only.
+
+    expected: settings that the experts must have been made with (dataset, model, protocol, ...), by the names that
+    `check_settings` was given; files of other programs say nothing of theirs. Raises ValueError that names the file and
+    the way out for an empty folder, another network, other settings, missing epochs or a broken file.
+    """
+
+    def __init__(self, folder, network, max_start_epoch, expert_epochs, **expected):
+        self.folder, self.expert_epochs = Path(folder), expert_epochs
+        self.shapes = [(name, tuple(value.shape)) for name, value in parameters(network).items()]
+        own, others = _numbered(folder, OWN), _numbered(folder, OTHERS)
+        if own and others:
+            raise ValueError(f"{folder} holds both {own[0].name} and {others[0].name}: keep them in two folders, and "
+                             "give one of them as --buffer_path")
+        self.kind = _OwnFile if own else _OthersFile
+        self.counts, self.starts = {}, {}       # file -> how many experts are in it, and their start epochs
+        self.order = self.held = (None, None)    # of what, and the permutation; the file in use
+        for path in own or others:
+            self._admit(path, max_start_epoch, json.loads(json.dumps(expected)))
+        if not len(self):
+            raise ValueError(f"there are no experts in {folder}: make them with buffer.py, or give as --buffer_path "
+                             "the very folder of expert_0000.safetensors, ... or replay_buffer_0.pt, ...")
+
+    def __len__(self):
+        return sum(self.counts.values())
+
+    def draw(self, seed, number):
+        """Segment number `number` (0, 1, ...) of a run, which depends on (seed, number) and nothing else.
+
+        Every expert has its turn before any comes again: permutation number // len(self), file by file, so that a file
+        that cannot be memory-mapped is read once a round. The start epoch is drawn uniformly.
+        """
+        round_, turn = divmod(number, len(self))
+        if self.order[0] != (seed, round_):
+            self.order = (seed, round_), self._permutation(generator(seed, "experts", round_))
+        name, expert = self.order[1][turn]
+        starts = self.starts[name]
+        epoch = starts[torch.randint(len(starts), (), generator=generator(seed, "start epoch", number))]
+        start, target = _read(self.folder / name, self._open, lambda file: [
+            tuple(value.detach().to(torch.float32, copy=True) for value in file.read(expert, kept))
+            for kept in (epoch, epoch + self.expert_epochs)])
+        label = name if self.kind is _OwnFile else f"{name}[{expert}]"
+        self._check_values(label, epoch, start, target)
+        return Segment(start, target, label, epoch)
+
+    def _permutation(self, draw):
+        files = list(self.counts)
+        return [(files[i], expert) for i in torch.randperm(len(files), generator=draw).tolist()
+                for expert in torch.randperm(self.counts[files[i]], generator=draw).tolist()]
+
+    def _open(self, path):
+        """The file, kept open until another one is: no two are in memory at a time."""
+        if self.held[0] != path:
+            self.held = (None, None)
+            self.held = (path, self.kind(path))
+        return self.held[1]
+
+    def _check_values(self, label, epoch, start, target):
+        for at, values in ((epoch, start), (epoch + self.expert_epochs, target)):
+            for (name, _), value in zip(self.shapes, values, strict=True):
+                if not torch.isfinite(value).all():
+                    raise ValueError(f"{name} of {label} in {self.folder} is not finite at epoch {at}: take the file "
+                                     "away, and make experts with a lower learning rate")
+        if all(map(torch.equal, start, target)):
+            raise ValueError(f"{label} in {self.folder} is the same at the epochs {epoch} and "
+                             f"{epoch + self.expert_epochs}: its snapshots were no copies, as some programs make them "
+                             "on a CPU; make the experts again with buffer.py, in another --buffer_path")
+
+    def state_dict(self):
+        """For the checkpoint of a run: which experts it draws from."""
+        return dict(self.counts)
+
+    def load_state_dict(self, state):
+        """A resumed run draws from the experts it began with, whatever was added to the folder since."""
+        for name, count in state.items():
+            if self.counts.get(name, 0) != count:
+                raise ValueError(f"{self.folder}/{name} held {count} experts when this run began, and now "
+                                 f"{self.counts.get(name, 0)}: give the --buffer_path it began with, or start anew "
+                                 "with another --name")
+        self.counts, self.order = dict(state), (None, None)
+
+    def _admit(self, path, max_start_epoch, expected):
+        """Takes in a file whose settings, shapes and epochs fit. Only its shapes are read."""
+        def describe(file):
+            return file.settings, [{epoch: file.shapes(expert, epoch) for epoch in file.epochs(expert)}
+                                   for expert in range(file.experts)]
+
+        settings, experts = _read(path, self.kind, describe)
+        if settings:
+            _compare(f"{path} is of", settings, expected, expected)
+        starts = range(0, max_start_epoch, settings.get("save_interval", 1))
+        for number, expert in enumerate(experts):
+            for shapes in expert.values():
+                self._compare_shapes(path, shapes, settings)
+            lacking = [start for start in starts if start not in expert or start + self.expert_epochs not in expert]
+            if lacking:
+                lower = f"lower --max_start_epoch to at most {lacking[0]}" if lacking[0] else "lower --expert_epochs"
+                raise ValueError(f"{path} keeps the epochs {_ranges(expert)} of its expert {number}, but "
+                                 f"--max_start_epoch {max_start_epoch} --expert_epochs {self.expert_epochs} would "
+                                 f"start at {_ranges(lacking)} too, and end {self.expert_epochs} later: {lower}, or "
+                                 "make experts with these flags in another --buffer_path")
+        self.counts[path.name], self.starts[path.name] = len(experts), starts
+
+    def _compare_shapes(self, path, theirs, settings):
+        made_with = " ".join(f"--{key} {settings[key]}" for key in ("dataset", "model", "frames", "im_size")
+                             if settings.get(key) is not None)
+        for i, ((there, shape_there), (name, shape)) in enumerate(
+                zip_longest(theirs, self.shapes, fillvalue=(None, "nothing"))):
+            if shape != shape_there or there not in (None, name):
+                theirs_is = f"{there} {shape_there}" if there else shape_there
+                raise ValueError(f"{path} is of another network: parameter {i}, {name or 'which is none'} here, is "
+                                 f"{theirs_is} there and {shape} here: give the --model, --dataset, --frames and "
+                                 f"--im_size that it was made with{made_with and f' ({made_with})'}")
