@@ -57,6 +57,36 @@ def test_the_table_is_that_of_the_demo():
         "full", "random", "herding", "k-center", "static", "DM", "S2D-DM"}
 
 
+DRY_RUNS = {    # the published miniUCF101 settings: title -> script and flags
+    "MTT, 1 clip a class": ["distill_MTT", "--ipc", "1"],
+    "MTT, 5 clips a class": ["distill_MTT", "--ipc", "5"],
+    "MTT+S2D, 1 clip a class": ["distill_s2d_MTT", "--vpc", "1"],
+    "MTT+S2D, 5 clips a class": ["distill_s2d_MTT", "--vpc", "5", "--spc", "10", "--dpc", "10", "--batch_syn", "128",
+                                 "--syn_steps", "5"],
+    "MTT+S2D, 5 clips a class, --unroll full": ["distill_s2d_MTT", "--vpc", "5", "--spc", "10", "--dpc", "10",
+                                                "--batch_syn", "128", "--syn_steps", "5", "--unroll", "full"],
+}
+
+
+def dry_runs(monkeypatch, capsys):
+    """The README's table of what runs will take."""
+    def plan(script, *flags):
+        flags = "--dataset", "miniUCF101", "--buffer_path", "none", "--dry_run", *flags
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        __import__(script).main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("RESULT "))
+
+    experts = f"{plan('buffer')['buffer_bytes'] / 1e9:.1f} GB"
+    return "\n".join(
+        f"| {title} | {p['parameters']:,} | {experts} | {p['set_bytes'] / 1e6:.0f} MB | {p['clips_per_step']} "
+        f"| {p['estimated_peak_memory_bytes'] / 1e9:.0f} GB |"
+        for title, p in ((title, plan(*words)) for title, words in DRY_RUNS.items()))
+
+
+def test_the_dry_runs_are_those_of_the_scripts(monkeypatch, capsys):
+    assert f"| --- |\n{dry_runs(monkeypatch, capsys)}\n" in TEXT
+
+
 def test_every_script_is_described():
     for script in ROOT.glob("*.py"):
         assert f"`{script.name}`" in TEXT, script.name
