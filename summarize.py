@@ -51,6 +51,7 @@ def table(results):
 
 def row(r):
     title = TITLES.get(r["method"], r["method"]) + (", scored again" if r.get("scored_again") else "")
+    title += ", DSA" if r["dsa"] not in ("", "none") else ""
     start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
     return (f"| {title} | {r['ipc'] or 'all'} | {r['seed']} | {start} "
             f"| {100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "

@@ -498,7 +498,7 @@ class Run:
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
         result = {"method": self.method, "dataset": self.args["dataset"], "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
-                  "epochs": self.args["epoch_eval_train"],
+                  "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
             start = self.scores(evaluated[0], networks[0])

@@ -1,46 +1,79 @@
 #!/usr/bin/env bash
-# The whole pipeline on MotionDigits, on a CPU, in some minutes:  bash sh/demo.sh [folder of the results]
-# The same scripts and flags as for UCF101. Two lanes run side by side, each on half of the cores: small networks do not
-# gain from more threads.
+# The whole pipeline on MotionDigits, on a CPU:  bash sh/demo.sh [--full] [folder of the results]
+# The same scripts and flags as for UCF101. In some minutes one row for each method; --full, in about half an hour, adds MTT on
+# pixels, DSA, five times the clips and a second seed. Two lanes run side by side, each on half of the cores: small networks do
+# not gain from more threads.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+FULL=
+[ "${1:-}" = --full ] && { FULL=1; shift; }
 setup requirements.txt
-OUT=${1:-$ROOT/result/demo}
+OUT=${1:-$ROOT/result/demo${FULL:+_full}}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 cd "$ROOT"
 CORES=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
 
-SCORE=(--num_eval 3 --epoch_eval_train 100)
+SCORE=(--num_eval 3 --epoch_eval_train 100 --batch_train 32)
 VIDEO=(--model ConvNet3DD2W16 "${SCORE[@]}")
-run() { echo "== $*" >&2; "$PYTHON" "$@" --dataset MotionDigits --save_path "$OUT" --name demo --overwrite; }
+run() { echo "== $*" >&2; "$PYTHON" "$@" --dataset MotionDigits; }
+named() { run "$@" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED" --overwrite; }
 
-baselines() {
-    run evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20 --batch_train 32
-    run distill_coreset.py --method random --ipc 1 "${VIDEO[@]}"
-    run distill_coreset.py --method herding --ipc 1 "${VIDEO[@]}" --train_epochs 10
-    run distill_coreset.py --method k-center --ipc 1 "${VIDEO[@]}" \
-        --pretrained_path "$OUT/herding/demo/network.safetensors"
-    run distill_DM.py --ipc 1 "${VIDEO[@]}" --Iteration 200 --eval_it 200 --batch_real 16
+experts() { # for all seeds; a lane that finds them half made makes the other half
+    run buffer.py --model ConvNet3DD2W16 --num_experts "$1" --train_epochs 12 --expert_epochs 2 --lr_teacher 0.1 \
+        --batch_train 32 --buffer_path "$OUT/buffers"
 }
-
-distilled() {
-    run distill_DC.py --ipc 2 --model ConvNetD3W32 "${SCORE[@]}" --Iteration 30 --eval_it 30 --inner_loop 10 --batch_real 16
-    STATIC=$OUT/DC/demo/synset.safetensors
-    run evaluate.py --synset "$STATIC" "${VIDEO[@]}"
-    run distill_s2d_DM.py --vpc 2 --spc 2 --dpc 2 --path_static "$STATIC" --no_train_static "${VIDEO[@]}" \
-        --Iteration 300 --eval_it 300 --batch_real 16
+# CLIPS: what is stored fits into the bytes of so many real clips a class; static + dynamic makes two of each
+coresets() {
+    local features=(--train_epochs 10)
+    [ "$CLIPS" = 1 ] || features=(--pretrained_path "$OUT/herding/1_seed$SEED/network.safetensors")
+    named distill_coreset.py --method random --ipc "$CLIPS" "${VIDEO[@]}"
+    named distill_coreset.py --method herding --ipc "$CLIPS" "${VIDEO[@]}" "${features[@]}"
+    named distill_coreset.py --method k-center --ipc "$CLIPS" "${VIDEO[@]}" \
+        --pretrained_path "$OUT/herding/1_seed$SEED/network.safetensors"
 }
+full() { CLIPS=all named evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20; }
+DM=(--batch_real 16 --eval_it 1000)
+MTT=(--buffer_path "$OUT/buffers" --expert_epochs 2 --train_lr --lr_teacher 0.1 --lr_lr 1e-4 --batch_syn 20 --eval_it 1000)
+pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${DM[@]}"; }
+pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 80 "${MTT[@]}"; }
+static() {
+    named distill_DC.py --ipc $((2 * CLIPS)) --model ConvNetD3W32 "${SCORE[@]}" --Iteration $((30 / CLIPS)) --eval_it 30 \
+        --outer_loop 2 --inner_loop 10 --batch_real 16
+    IMAGES=$OUT/DC/${CLIPS}_seed$SEED/synset.safetensors
+    S2D=(--vpc $((2 * CLIPS)) --spc $((2 * CLIPS)) --dpc $((2 * CLIPS)) --path_static "$IMAGES" --no_train_static)
+    named evaluate.py --synset "$IMAGES" "${VIDEO[@]}"
+}
+s2d_DM() { named distill_s2d_DM.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 300 "${DM[@]}"; }
+s2d_MTT() { named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}" "$@"; }
 
-echo "the baselines run beside the distillation; their progress is in $OUT/baselines.log" >&2
+short_1() { SEED=0 CLIPS=1; experts 6; full; coresets; pixels_DM; }
+short_2() { SEED=0 CLIPS=1; static; s2d_DM; experts 6; s2d_MTT; }
+full_lane() {
+    SEED=$1
+    experts 10
+    [ "$SEED" = 1 ] || full
+    for CLIPS in 1 5; do
+        coresets; pixels_DM; pixels_MTT; static; s2d_DM; s2d_MTT
+        if [ "$CLIPS" = 1 ]; then
+            CLIPS=1_DSA s2d_MTT --dsa_strategy color_crop_cutout_flip_scale_rotate
+        fi
+    done
+}
+full_1() { full_lane 0; }
+full_2() { full_lane 1; }
+
+lane=${FULL:+full}
+lane=${lane:-short}
+echo "a second lane runs beside this one; its progress is in $OUT/lane.log" >&2
 set -m      # the lane is a process group, which ends with this script
-baselines > "$OUT/baselines.out" 2> "$OUT/baselines.log" & LANE=$!
+"${lane}_1" > "$OUT/lane.out" 2> "$OUT/lane.log" & LANE=$!
 set +m
 trap 'kill -- -$LANE 2>/dev/null || true' EXIT
-distilled
-wait $LANE || { tail -n 5 "$OUT/baselines.log" >&2; echo "a baseline failed: see $OUT/baselines.log" >&2; exit 1; }
+"${lane}_2"
+wait $LANE || { tail -n 5 "$OUT/lane.log" >&2; echo "the second lane failed: see $OUT/lane.log" >&2; exit 1; }
 trap - EXIT
-cat "$OUT/baselines.out"
-echo "picture: $OUT/S2D-DM/demo/preview.png (and preview.gif, curve.png beside it)"
+cat "$OUT/lane.out"
+echo "picture: $OUT/S2D-MTT/1_seed0/preview.png (and preview.gif, curve.png beside it)"
 "$PYTHON" summarize.py "$OUT" --json "$OUT/table.json"
