@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from distill_utils.matching import add_gradients, mtt_gradient, student_loss
+from distill_utils.matching import add_gradients, mtt_gradient
 from distill_utils.run import (
     Run,
     add_mtt_args,
@@ -19,20 +19,18 @@ from distill_utils.run import (
     script_parser,
     set_rates,
 )
-from distill_utils.synset import VideoSet, all_pairs
+from distill_utils.synset import VideoSet
 from utils import (
-    PROTOCOLS,
     check_args,
     data_settings,
     dry_run,
-    dsa_of,
     eval_settings,
     evaluate_synset,
     get_dataset,
-    get_network,
     make_optimizer,
+    make_syn_lr,
     open_experts,
-    student_batch,
+    student_loss_of,
 )
 
 
@@ -62,35 +60,24 @@ def main():
     else:
         synset.videos.data.normal_(generator=generator(run.derive("start")))
     synset.to(run.device)
-    classes, slots = all_pairs(synset, run.device)
-    syn_lr = torch.nn.ParameterDict({"lr": torch.tensor(args.lr_teacher)}).to(run.device)
 
     # optimizers, resume
     optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
-    lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr=args.lr_lr if args.train_lr else 0, momentum=0.5)
+    syn_lr, lr_optimizer = make_syn_lr(args, run.device, momentum=0.5)
     run.resume(synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts)
-    dsa, rules = dsa_of(args), PROTOCOLS[args.protocol]
-    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
-    with run.seeded("student"):     # its weights are never used: students start at those of experts
-        student = get_network(args.model, spec, run.device)
+    step_loss = student_loss_of(args, run, synset, spec)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-
-    def step_loss(theta, i, number):
-        draw = run.generator(number, "step", i)      # called twice for each step, so both times the same is drawn
-        chosen = student_batch(len(classes), args.batch_syn, i, run.derive(number, "order"))
-        clips, labels = synset.render(classes[chosen], slots[chosen], draw)
-        clips = rules.matching(dsa.apply(clips, dsa.draw(draw, len(clips))))
-        with run.seeded(number, "dropout", i):
-            return student_loss(student, theta, clips, labels)
 
     # loop
     for it in run.loop(args.Iteration):
         if it in eval_iterations(args):
-            run.evaluate(it, spec, pool, score, synset, syn_lr=syn_lr["lr"].item())
+            learned_lr = syn_lr["lr"].item() if lr_optimizer else None
+            score = partial(evaluate_synset, data=data, **eval_settings(args, run.device, learned_lr))
+            run.evaluate(it, spec, pool, score, synset, syn_lr=learned_lr)
         if it == args.Iteration:
             break
-        optimizer.zero_grad()
-        lr_optimizer.zero_grad()
+        for tensor in (*learned, syn_lr["lr"]):
+            tensor.grad = None
         total = 0
         for number in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
             part = experts.draw(run.seed, number)
@@ -101,8 +88,9 @@ def main():
         norm = torch.nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"])
         optimizer.step()
-        lr_optimizer.step()
-        syn_lr["lr"].data.clamp_(min=args.min_lr)
+        if lr_optimizer:
+            lr_optimizer.step()
+            syn_lr["lr"].data.clamp_(min=args.min_lr)
 
     # finish
     run.finish(data, pool, ipc=args.ipc)

@@ -49,6 +49,7 @@ def main():
     # run, data
     run = Run(args, args.method, f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
     data = get_dataset(**data_settings(args))
+    data.train.check_count(args.ipc)
     run.resume()
 
     # selection

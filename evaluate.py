@@ -3,6 +3,7 @@
     python evaluate.py --synset result/S2D-DM/NAME/synset.safetensors --model ConvNet3D
     python evaluate.py --train_on full --dataset miniUCF101
 """
+import hashlib
 from math import prod
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def main():
     spec, pool = check_args(args)
     for network in args.model_eval or ():
         check_network(network, spec, args.dataset)
-    pool = args.model_eval or pool
+    pool = list(dict.fromkeys(args.model_eval or pool))
 
     # set
     if args.synset:
@@ -37,7 +38,8 @@ def main():
 
     # run, data
     again = method == header.get("method")     # in a room of its own, so that no score can replace the set it scores
-    run = Run(args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}", "score" if again else None)
+    run = Run(args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}", "score" if again else None,
+              {"synset": hashlib.sha256(Path(args.synset).read_bytes()).hexdigest()} if args.synset else None)
     data = get_dataset(**data_settings(args))
     run.resume()
 
@@ -45,7 +47,8 @@ def main():
     train_on = synset.to(run.device) if synset else data.train
 
     def score(_, network, seed):
-        return evaluate_synset(train_on, data, network, seed=seed, **eval_settings(args, run.device))
+        return evaluate_synset(train_on, data, network, seed=seed,
+                               **eval_settings(args, run.device, header.get("syn_lr")))
 
     run.evaluate(0, spec, pool, score)
     if synset:      # scored as its file holds it: the same seed gives what its run reported

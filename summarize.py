@@ -25,13 +25,22 @@ def main():
                    if not file.parent.name.startswith("."))     # left of a run that --overwrite was deleting
     if not files:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
-    results = [json.loads(file.read_text()) for file in files]
+    results = [read(file) for file in files]
     results.sort(key=lambda r: (*group(r), r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results))
     if args.json:
         with replacing(args.json) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
         print(f"TABLE {args.json}")
+
+
+def read(file):
+    try:
+        result = json.loads(file.read_text())
+        row(result)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
+    return result
 
 
 def group(result):
@@ -51,7 +60,7 @@ def table(results):
 
 def row(r):
     title = TITLES.get(r["method"], r["method"]) + (", scored again" if r.get("scored_again") else "")
-    title += ", DSA" if r["dsa"] not in ("", "none") else ""
+    title += ", DSA" if r.get("dsa", "none") not in ("", "none") else ""
     start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
     return (f"| {title} | {r['ipc'] or 'all'} | {r['seed']} | {start} "
             f"| {100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import networks
 from distill_utils import augment, motiondigits
@@ -15,7 +15,7 @@ from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa:
 from distill_utils.matching import student_loss
 from distill_utils.run import derive_seed, generator, progress, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
-from distill_utils.trajectories import Experts
+from distill_utils.trajectories import Experts, epochs_to_keep
 from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
 
 
@@ -37,7 +37,7 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
     official = spec.clips
     if (len(splits[0]), len(splits[1])) != official:
         print(f"note: {name} has {len(splits[0])} training and {len(splits[1])} test clips here; the official split "
-              f"has {official[0]} and {official[1]}")
+              f"has {official[0]} and {official[1]}", file=sys.stderr)
     return Data(spec, *splits)
 
 
@@ -110,7 +110,7 @@ POOLS = {   # eval_mode -> networks; S and SS are the network itself
 def get_eval_pool(eval_mode, model):
     """The networks that score a set made with `model`, the main one first."""
     takes = networks.takes(model)
-    if eval_mode == "SS":
+    if eval_mode in ("SS", "top5"):     # top-5 is in every result
         return [model]
     if eval_mode == "S":    # a tiny set is too small for batch statistics: the variant without
         return [model.split("BN")[0] if model.split("BN")[0] in NETWORKS else model]
@@ -177,9 +177,11 @@ def data_settings(args):
             "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers}
 
 
-def eval_settings(args, device):
-    """What `evaluate_synset` takes of a script's arguments."""
-    return {"epochs": args.epoch_eval_train, "lr": args.lr_net, "batch_size": args.batch_train,
+def eval_settings(args, device, syn_lr=None):
+    """What `evaluate_synset` takes of a script's arguments. The published protocol trains networks at the rate that was
+    learned with the set, where one was; the standard one at the same rate for every method."""
+    lr = args.lr_net if syn_lr is None or args.protocol != "paper" else syn_lr
+    return {"epochs": args.epoch_eval_train, "lr": lr, "batch_size": args.batch_train,
             "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args)}
 
 
@@ -207,9 +209,13 @@ def buffer_folder(args):
 
 def open_experts(args, spec):
     """The experts that a script's arguments ask for; those of another network or data set raise ValueError."""
-    return Experts(buffer_folder(args), networks.lookup(args.model)(spec), args.max_start_epoch, args.expert_epochs,
-                   dataset=args.dataset, model=args.model, frames=spec.frames, im_size=spec.size,
-                   protocol=args.protocol)
+    experts = Experts(buffer_folder(args), networks.lookup(args.model)(spec), args.max_start_epoch, args.expert_epochs,
+                      dataset=args.dataset, model=args.model, frames=spec.frames, im_size=spec.size,
+                      protocol=args.protocol)
+    if not experts.own and args.protocol != "paper":
+        print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
+              "does; students here see each clip standardised by itself", file=sys.stderr)
+    return experts
 
 
 def dry_run(args, spec, synset):
@@ -219,11 +225,12 @@ def dry_run(args, spec, synset):
         network = networks.lookup(args.model)(spec)
         copy = type(synset)(**synset.arguments)
     parameters = sum(value.numel() for value in network.parameters())
-    step, buffer = step_bytes(network, copy, batch), buffer_folder(args)
+    step = step_bytes(network, copy, batch)
     steps = 1 if args.unroll == "adjoint" else args.syn_steps
     print("RESULT " + json.dumps({
         "parameters": parameters, "set_bytes": storage_bytes(synset, args.store, spec), "clips_per_step": batch,
-        "buffer": str(buffer), "buffer_bytes": sum(file.stat().st_size for file in buffer.glob("*") if file.is_file()),
+        "expert_bytes": 4 * parameters * len(epochs_to_keep(args.max_start_epoch + args.expert_epochs,
+                                                            args.max_start_epoch, args.expert_epochs)),
         # measured on a CPU: beside the graphs, about two more of the kind while one is walked back
         "estimated_peak_memory_bytes": int((steps + 2) * step + 4 * parameters * (args.syn_steps + 8))}))
 
@@ -242,6 +249,35 @@ def step_bytes(network, synset, batch):
         loss = student_loss(network, tuple(network.parameters()), per_sample(clips), labels)
         torch.autograd.grad(loss, tuple(network.parameters()), create_graph=True)
         return sum(held.values())
+
+
+def make_syn_lr(args, device, momentum):
+    """The students' learning rate, a ParameterDict so that a checkpoint holds it, and its optimizer: None where it is
+    not learned."""
+    syn_lr = nn.ParameterDict({"lr": torch.tensor(args.lr_teacher)}).to(device)
+    if not (args.train_lr or args.lr_lr is not None):
+        return syn_lr, None
+    lr_lr = 1e-5 if args.lr_lr is None else args.lr_lr
+    return syn_lr, torch.optim.SGD(syn_lr.parameters(), lr=lr_lr, momentum=momentum)
+
+
+def student_loss_of(args, run, synset, spec):
+    """step_loss(theta, i, number) of `mtt_gradient`: what step i of student `number` of a run sees. All that is random
+    in it is derived from these two, so it is the same each time it is asked for."""
+    rules, dsa = PROTOCOLS[args.protocol], dsa_of(args)
+    classes, slots = all_pairs(synset, run.device)
+    with run.seeded("student"):     # its weights are never used: students start at those of experts
+        student = get_network(args.model, spec, run.device)
+
+    def step_loss(theta, i, number):
+        draw = run.generator(number, "step", i)
+        chosen = student_batch(len(classes), args.batch_syn, i, run.derive(number, "order"))
+        clips, labels = synset.render(classes[chosen], slots[chosen], draw)
+        clips = rules.matching(dsa.apply(clips, dsa.draw(draw, len(clips))))
+        with run.seeded(number, "dropout", i):
+            return student_loss(student, theta, clips, labels)
+
+    return step_loss
 
 
 def student_batch(size, batch, step, seed):

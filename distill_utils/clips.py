@@ -156,14 +156,17 @@ class Clips:
         """The same as normalised floats on the device; the bytes travel, not the floats."""
         return normalise(self.fetch(indices, generator, segment).to(device), self.spec)
 
+    def check_count(self, n):
+        """Raises ValueError where a class has fewer than n clips."""
+        count, fewest = torch.bincount(self.labels, minlength=self.spec.num_classes).min(0)
+        if n > count:
+            raise ValueError(f"cannot take {n} clips of each class: {self.spec.classes[fewest]} has {count}: lower "
+                             "--ipc (or --spc, --dpc) to at most that")
+
     def start(self, n, generator):
         """n clips of each class in the test view (K, n, ...): what sets start from, and the random baseline."""
-        sampler = ClassSampler(self)
-        fewest = min(range(self.spec.num_classes), key=lambda k: len(sampler.members[k]))
-        if n > len(sampler.members[fewest]):
-            raise ValueError(f"cannot take {n} clips of each class: {self.spec.classes[fewest]} has "
-                             f"{len(sampler.members[fewest])}: lower --ipc (or --spc, --dpc) to at most that")
-        chosen = sampler.indices(range(self.spec.num_classes), n, generator)
+        self.check_count(n)
+        chosen = ClassSampler(self).indices(range(self.spec.num_classes), n, generator)
         return torch.stack([self.get(row) for row in chosen])
 
 

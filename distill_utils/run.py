@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +27,10 @@ from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_
 ROOT = Path(__file__).resolve().parent.parent
 # arguments that may differ between a run and its continuation: they change where and how long, not what is computed
 FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
-        "num_workers", "save_it", "Iteration", "startIt", "eval_it"}
+        "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
+# what a run leaves; its checkpoint is the first to go when it is overwritten
+FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
+         "preview.png", "preview.gif", "curve.png")
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
@@ -52,6 +54,12 @@ def rate(text):
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
     return value
+
+
+def above_zero(text):
+    if rate(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return rate(text)
 
 
 def add_run_args(parser):
@@ -187,9 +195,10 @@ def add_mtt_args(parser):
     group.add_argument("--batch_syn", type=positive, help="synthetic clips a step; by default all")
     group.add_argument("--experts_per_step", type=positive, default=1, help="their gradients are averaged")
     group.add_argument("--train_lr", action="store_true", help="learn the synthetic learning rate")
-    group.add_argument("--lr_lr", type=rate, default=1e-5, help="learning rate of the synthetic learning rate")
+    group.add_argument("--lr_lr", type=rate, help="learning rate of the synthetic learning rate; without a value "
+                       "1e-5, and given alone it means --train_lr")
     group.add_argument("--min_lr", type=rate, default=1e-3, help="it does not fall below this")
-    group.add_argument("--grad_clip", type=rate, help="longest gradient of the set; longer ones are shortened to it")
+    group.add_argument("--grad_clip", type=above_zero, help="longest gradient of the set; longer ones are shortened")
     group.add_argument("--unroll", choices=UNROLLS, default="adjoint",
                        help="both exact; full keeps the graphs of all steps in memory")
 
@@ -264,10 +273,11 @@ class Run:
     """One run of a script: `<save_path>/<method>/<name>/` and everything that is written there.
 
     A folder that already holds a run (a checkpoint) is refused unless `--resume` or `--overwrite` is given, and one
-    that another process is working on in any case. room: name of the folder in place of the method's.
+    that another process is working on in any case. room: name of the folder in place of the method's. inputs: digests
+    of files that the run reads, by the flag that names them: it is resumed with the same only.
     """
 
-    def __init__(self, args, method, name, room=None):
+    def __init__(self, args, method, name, room=None, inputs=None):
         self.args, self.method = vars(args), method
         self.folder = Path(args.save_path) / (room or method) / (args.name or name)
         self.device = resolve_device(args.device)
@@ -276,55 +286,40 @@ class Run:
         self.history, self.parts, self.start = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier sittings of the same run
         self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
+        self.inputs = inputs or {}
         self._open()
 
     def _open(self):
+        """Nothing is written or removed yet but the lock: input that proves bad leaves an earlier run as it was."""
         if self.args["overwrite"] and self.args["resume"]:
             raise ValueError("--overwrite and --resume contradict each other: give one of them")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self.lock = try_lock(self.folder / ".lock")     # held until the process ends
+        if self.lock is None:
+            raise ValueError(f"another process is working on {self.folder}: wait for it, or choose another --name")
         begun = (self.folder / "checkpoint.pt").is_file()
-        if begun and self.args["overwrite"]:    # moved away first: a run that is half deleted must not count as one
-            old = self.folder.with_name(f".{self.folder.name}.old-{os.getpid()}")
-            self.folder.rename(old)
-            shutil.rmtree(old)
-            self.folder.mkdir()
-            self._lock()
-        elif begun and not self.args["resume"]:
+        if begun and not self.args["resume"] and not self.args["overwrite"]:
             raise ValueError(f"{self.folder} already holds a run: go on with --resume, start anew with --overwrite, or "
                              "choose another --name")
-        for unfinished in self.folder.glob(".*.tmp-*"):     # of a process that was killed: we hold the lock
-            unfinished.unlink()
-        self.checkpoint, tracker = None, secrets.token_hex(8)
+        self.checkpoint, self.tracker = None, secrets.token_hex(8)
         if begun and self.args["resume"]:
-            tracker = json.loads((self.folder / "args.json").read_text())["tracker"]
             try:
                 self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-                then = self.checkpoint["args"]
+                self.tracker, then = self.checkpoint["tracker"], self.checkpoint["args"]
             except Exception as error:      # whatever the unpickler meets in a file that is none of ours
                 raise ValueError(f"{self.folder}/checkpoint.pt cannot be read ({error}): remove it to start anew, or "
                                  "choose another --name") from error
             self._check_same_experiment(then)
-        self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
-                                       "commit": _commit(), "tracker": tracker, "python": sys.version.split()[0],
-                                       "versions": {"torch": torch.__version__, "numpy": np.__version__}})
-        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
-        self.metrics.truncate(self.checkpoint["metrics_bytes"] if self.checkpoint else 0)
         self.wandb = None
         if self.args["wandb"] != "disabled":
             try:
                 import wandb
                 self.wandb = wandb.init(mode=self.args["wandb"], project="video-distillation", config=self.args,
-                                        name=f"{self.method}-{self.folder.name}", dir=self.folder, id=tracker,
+                                        name=f"{self.method}-{self.folder.name}", dir=self.folder, id=self.tracker,
                                         resume="allow")
             except Exception as error:      # not installed, no key, no network: whatever it says of it
                 raise ValueError(f"--wandb {self.args['wandb']} does not start ({error}): log in with `wandb login`, "
                                  "or give --wandb offline or disabled") from error
-
-    def _lock(self):
-        self.lock = try_lock(self.folder / ".lock")     # held until the process ends
-        if self.lock is None:
-            raise ValueError(f"another process is working on {self.folder}: wait for it, or choose another --name")
 
     def _check_same_experiment(self, then):
         now = self._identity()
@@ -334,7 +329,8 @@ class Run:
                                  f"and is now {now.get(key)!r}: give the same, or choose another --name")
 
     def _identity(self):
-        return {key: value for key, value in json.loads(json.dumps(self.args)).items() if key not in FREE}
+        return {key: value for key, value in json.loads(json.dumps(self.args)).items() if key not in FREE} | {
+            f"{flag} (its content)": digest for flag, digest in self.inputs.items()}
 
     def _write_json(self, name, content):
         with replacing(self.folder / name) as temporary:
@@ -351,10 +347,20 @@ class Run:
 
     def resume(self, **parts):
         """Remembers what a checkpoint holds (modules, optimizers: name -> object with a state_dict) and, when this run
-        goes on from one, loads them."""
-        self.parts = parts
+        goes on from one, loads them. Scripts call it once all input is read: from here on the folder is this run's."""
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        stale = list(self.folder.glob(".*.tmp-*"))      # of a process that was killed: we hold the lock
+        if not self.checkpoint:     # of an overwritten run, or of one that ended before its first checkpoint
+            stale = [*(self.folder / name for name in FILES), *stale]
+        for file in stale:
+            file.unlink(missing_ok=True)
+        self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
+                                       "commit": _commit(), "python": sys.version.split()[0],
+                                       "versions": {"torch": torch.__version__, "numpy": np.__version__}})
+        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
+        self.metrics.truncate(self.checkpoint["metrics_bytes"] if self.checkpoint else 0)
         if self.checkpoint:
-            for name, part in parts.items():
+            for name, part in self.parts.items():
                 part.load_state_dict(self.checkpoint["parts"][name])
             self.start, self.history = self.checkpoint["iteration"], self.checkpoint["history"]
             self.seconds, self.eval_seconds = self.checkpoint["seconds"], self.checkpoint["eval_seconds"]
@@ -372,6 +378,7 @@ class Run:
         self.metrics.flush()
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save({"iteration": iteration, "parts": parts, "history": self.history, "args": self._identity(),
+                        "tracker": self.tracker,
                         "seconds": self.elapsed(), "eval_seconds": self.eval_seconds,
                         "metrics_bytes": os.path.getsize(self.folder / "metrics.jsonl")}, temporary)
         self.saved_at = iteration
@@ -379,8 +386,9 @@ class Run:
     def _way_back(self):
         kept = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
         rates = sorted({group["lr"] for part in self.parts.values() if isinstance(part, torch.optim.Optimizer)
-                        for group in part.param_groups})
-        return f"{kept}; the set is trained at the rate {rates}: lower it and choose another --name (or --overwrite)"
+                        for group in part.param_groups if group["lr"]})
+        student = f" (and --lr_teacher {self.args['lr_teacher']})" if "lr_teacher" in self.args else ""
+        return f"{kept}; the set is trained at the rate {rates}: lower it{student}, under another --name or --overwrite"
 
     def elapsed(self):
         return self.seconds + time.time() - self.began

@@ -4,6 +4,7 @@ A buffer folder holds one file an expert, `expert_0000.safetensors`: tensors nam
 network before training, and a JSON header. The `replay_buffer_0.pt`, ... of other programs are read too.
 Cazenavette, Wang, Torralba, Efros and Zhu, "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932.
 """
+import hashlib
 import json
 import re
 import sys
@@ -190,7 +191,8 @@ class _OwnFile:
 
     def __init__(self, path):
         self.file = safe_open(path, framework="pt")
-        header = json.loads(self.file.metadata()["header"])
+        self.header = self.file.metadata()["header"]
+        header = json.loads(self.header)
         self.kept, self.names, self.settings = header["epochs"], header["parameters"], dict(header["settings"])
 
     def epochs(self, expert):
@@ -276,8 +278,9 @@ class Experts:
         if own and others:
             raise ValueError(f"{folder} holds both {own[0].name} and {others[0].name}: keep them in two folders, and "
                              "give one of them as --buffer_path")
-        self.kind = _OwnFile if own else _OthersFile
+        self.own, self.kind = bool(own), _OwnFile if own else _OthersFile
         self.counts, self.starts = {}, {}       # file -> how many experts are in it, and their start epochs
+        self.digests = {}                       # file -> digest of what tells it from another of its name
         self.order = self.held = (None, None)    # of what, and the permutation; the file in use
         for path in own or others:
             self._admit(path, max_start_epoch, json.loads(json.dumps(expected)))
@@ -332,16 +335,16 @@ class Experts:
 
     def state_dict(self):
         """For the checkpoint of a run: which experts it draws from."""
-        return dict(self.counts)
+        return {name: [count, self.digests[name]] for name, count in self.counts.items()}
 
     def load_state_dict(self, state):
         """A resumed run draws from the experts it began with, whatever was added to the folder since."""
-        for name, count in state.items():
-            if self.counts.get(name, 0) != count:
-                raise ValueError(f"{self.folder}/{name} held {count} experts when this run began, and now "
-                                 f"{self.counts.get(name, 0)}: give the --buffer_path it began with, or start anew "
-                                 "with another --name")
-        self.counts, self.order = dict(state), (None, None)
+        now = self.state_dict()
+        for name, then in state.items():
+            if now.get(name) != then:
+                raise ValueError(f"{self.folder}/{name} is not what it was when this run began: give the --buffer_path "
+                                 "it began with, or start anew with another --name")
+        self.counts, self.order = {name: count for name, (count, _) in state.items()}, (None, None)
 
     def _admit(self, path, max_start_epoch, expected):
         """Takes in a file whose settings, shapes and epochs fit. Only its shapes are read."""
@@ -364,6 +367,8 @@ class Experts:
                                  f"start at {_ranges(lacking)} too, and end {self.expert_epochs} later: {lower}, or "
                                  "make experts with these flags in another --buffer_path")
         self.counts[path.name], self.starts[path.name] = len(experts), starts
+        told = _read(path, self.kind, lambda file: file.header) if self.own else ""
+        self.digests[path.name] = hashlib.sha256(f"{path.stat().st_size} {told}".encode()).hexdigest()
 
     def _compare_shapes(self, path, theirs, settings):
         made_with = " ".join(f"--{key} {settings[key]}" for key in ("dataset", "model", "frames", "im_size")

@@ -155,7 +155,7 @@ def test_mini_ucf_split_from_the_folder_names(ucf, tmp_path, name, shape, capsys
             assert samples.shape == (50, *shape)
             blue = samples.flatten(1)[:, -1]       # the number of the class in UCF101's table
             assert [classes[label] for label in clips.labels] == [table[number] for number in blue]
-    assert "50 training and 50 test clips here; the official split has 4662 and 1861" in capsys.readouterr().out
+    assert "50 training and 50 test clips here; the official split has 4662 and 1861" in capsys.readouterr().err
     if name == "staticUCF50":
         assert (samples == samples[:, :1]).all()
 

@@ -1,6 +1,7 @@
 """Runs: same seed same bytes, resumed equals undisturbed, and what a stop, a full disk or a NaN leaves behind."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,19 @@ import pytest
 import torch
 from scipy import stats
 
+import distill_coreset
 import distill_DC
 import distill_DM
 import distill_MTT
 import distill_s2d_DM
 import distill_s2d_MTT
-from conftest import NET, ROOT
+import evaluate
+from conftest import EXPERTS, NET, ROOT, run_script
 from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded, set_rates
 from distill_utils.synset import load_synset
+from distill_utils.trajectories import Experts
+from networks import lookup
+from utils import student_batch
 
 FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1, "device": "cpu"}
 S2D = {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "optim": "sgd", "lr_static": 0.1, "lr_dynamic": 0.1}
@@ -29,17 +35,21 @@ METHODS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
            "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1, "batch_real": 2}),
            "MTT": (distill_MTT, {**MTT, "lr_img": 10, "experts_per_step": 2}),
            "S2D-MTT": (distill_s2d_MTT, {**MTT, **S2D})}
+SCRIPTS = {**METHODS, "herding": (distill_coreset, {}), "score": (evaluate, {})}
 
 
 @pytest.fixture
 def script(few_digits, few_experts, tmp_path, monkeypatch):
     """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder."""
     def call(method, name, *switches, **flags):
-        module, own = METHODS[method]
+        module, own = SCRIPTS[method]
         flags = {**FAST, **own, **flags, "name": name, "data_path": few_digits, "save_path": tmp_path}
+        if method in ("herding", "score"):
+            for key in ("Iteration", "eval_it"):
+                del flags[key]
         if method.endswith("MTT"):
-            flags["buffer_path"] = few_experts
-            switches = "--train_lr", *switches
+            flags = {"buffer_path": few_experts, **flags}
+            switches = [*(["--train_lr"] if flags.pop("learn_rate", True) else []), *switches]
         argv = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         monkeypatch.setattr(sys, "argv", [module.__file__, *argv, *switches])
         module.main()
@@ -52,7 +62,8 @@ def content(folder):
     result = json.loads((folder / "result.json").read_text())
     for key in ("seconds", "distill_seconds", "peak_memory_bytes", "synset"):
         del result[key]
-    files = [(folder / name).read_bytes() for name in ("synset.safetensors", "preview.png", "preview.gif")]
+    names = ("synset.safetensors", "preview.png", "preview.gif")
+    files = [(folder / name).read_bytes() for name in names if (folder / name).is_file()]
     return files, result, (folder / "metrics.jsonl").read_text().splitlines()
 
 
@@ -153,6 +164,83 @@ def reached(folder):
     return torch.load(folder / "checkpoint.pt", weights_only=True)["iteration"]
 
 
+# ---- trajectory matching ------------------------------------------------------------------------------------------
+
+def lines(folder, key):
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [entry[key] for entry in entries if key in entry]
+
+
+@pytest.mark.parametrize("method", ["MTT", "S2D-MTT"])
+def test_both_unrolls_give_the_same_set(script, method):
+    """The walk back asks for each step again: slots, minibatches, DSA and dropout must be those of the walk there."""
+    runs = {unroll: script(method, unroll, unroll=unroll, Iteration=3, eval_it=3, dsa_strategy="color_cutout_flip")
+            for unroll in ("adjoint", "full")}
+    for key in ("loss", "grad_norm", "syn_lr"):
+        assert lines(runs["adjoint"], key) == pytest.approx(lines(runs["full"], key), rel=1e-4)
+    sets = [load_synset(folder / "synset.safetensors")[0].state_dict() for folder in runs.values()]
+    for name, value in sets[0].items():
+        torch.testing.assert_close(value, sets[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_rate_is_learned_where_asked_and_has_a_floor(script):
+    assert len(set(lines(script("MTT", "a", lr_lr=1e-3), "syn_lr"))) > 1
+    floor = lines(script("MTT", "b", lr_lr=1e6, min_lr=0.004), "syn_lr")
+    assert min(floor) >= 0.004 - 1e-9 and floor[0] == pytest.approx(0.01)
+    fixed = script("S2D-MTT", "c", learn_rate=False, lr_teacher=5e-4)
+    assert lines(fixed, "syn_lr") == pytest.approx([5e-4] * 4)
+    assert load_synset(fixed / "synset.safetensors")[1]["syn_lr"] is None
+
+
+def test_published_scores_are_at_the_learned_rate_and_standard_ones_are_not(script, few_experts, monkeypatch):
+    seen, evaluate = [], distill_MTT.evaluate_synset
+    monkeypatch.setattr(distill_MTT, "evaluate_synset", lambda *args, **kwargs: seen.append(kwargs["lr"]) or evaluate(
+        *args, **kwargs))
+    script("MTT", "a", lr_lr=1e-3, Iteration=2)
+    assert seen == [0.01, 0.01]
+    monkeypatch.setattr(distill_MTT, "open_experts", lambda args, spec: Experts(
+        few_experts / "MotionDigits" / NET, lookup(NET)(spec), 2, 1))       # made under the other protocol
+    seen.clear()
+    folder = script("MTT", "b", "--protocol", "paper", lr_lr=1e-3, Iteration=2)
+    assert seen[0] == pytest.approx(0.01) and seen[1] != seen[0]
+    kept = load_synset(folder / "synset.safetensors")[1]
+    assert kept["syn_lr"] == seen[kept["iteration"] // 2]
+
+
+def test_long_gradients_are_shortened_and_experts_averaged(script, few_experts):
+    whole = lines(script("MTT", "a", Iteration=1, experts_per_step=1), "grad_norm")
+    start = load_synset(script("MTT", "s", Iteration=1, lr_img=1e-30) / "synset.safetensors")[0].videos
+    clipped = load_synset(script("MTT", "b", Iteration=1, experts_per_step=1, grad_clip=whole[0] / 4)
+                          / "synset.safetensors")[0].videos
+    free = load_synset(script("MTT", "c", Iteration=1, experts_per_step=1) / "synset.safetensors")[0].videos
+    torch.testing.assert_close((free - start) / 4, clipped - start, rtol=1e-2, atol=1e-6)
+    still = {"lr_img": 1e-30, "learn_rate": False}
+    losses = lines(script("MTT", "d", Iteration=2, eval_it=2, experts_per_step=1, **still), "loss")
+    both = lines(script("MTT", "e", Iteration=1, experts_per_step=2, learn_rate=False), "loss")
+    assert both[0] == pytest.approx(sum(losses) / 2, rel=1e-5)
+
+
+def test_a_student_sees_every_clip_once_before_any_comes_again():
+    steps = [student_batch(10, 4, i, 7) for i in range(6)]
+    assert [len(step) for step in steps] == [4, 4, 2] * 2
+    for epoch in (steps[:3], steps[3:]):
+        assert torch.cat(epoch).sort().values.tolist() == list(range(10))
+    assert not torch.equal(torch.cat(steps[:3]), torch.cat(steps[3:]))
+    assert student_batch(10, None, 3, 7).tolist() == student_batch(10, 12, 3, 7).tolist() == list(range(10))
+
+
+def test_experts_that_were_made_anew_do_not_continue_a_run(script, few_experts, few_digits, tmp_path):
+    script("MTT", "x", Iteration=1)
+    moved = tmp_path / "moved"
+    shutil.copytree(few_experts, moved)
+    script("MTT", "x", "--resume", Iteration=2, buffer_path=moved)
+    other = tmp_path / "other"
+    run_script("buffer.py", *EXPERTS, "--data_path", few_digits, "--buffer_path", other, "--num_experts", 3, "--seed",
+               1)
+    with pytest.raises(ValueError, match="expert_0000.safetensors is not what it was when this run began"):
+        script("MTT", "x", "--resume", Iteration=3, buffer_path=other)
+
+
 # ---- folders and checkpoints --------------------------------------------------------------------------------------
 
 def test_a_folder_with_a_run_is_not_overwritten_unless_asked(script):
@@ -164,6 +252,40 @@ def test_a_folder_with_a_run_is_not_overwritten_unless_asked(script):
     with pytest.raises(ValueError, match="contradict"):
         script("DM", "x", "--overwrite", "--resume")
     assert (script("DM", "x", "--overwrite", seed=1) / "synset.safetensors").read_bytes() != before
+
+
+def test_bad_input_leaves_the_run_that_was_to_be_overwritten(script):
+    folder = script("DM", "x", Iteration=1)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match="cannot take 55 clips"):
+        script("DM", "x", "--overwrite", ipc=55)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_what_a_dead_run_left_is_not_taken_for_this_ones(script, tmp_path):
+    """Features that were trained with other settings, and no checkpoint."""
+    flags = "--method", "herding", "--train_epochs", "1"
+    clean = content(script("herding", "clean", *flags))
+    left = tmp_path / "herding" / "x"
+    left.mkdir()
+    (left / "network.safetensors").write_bytes(b"of another run")
+    assert content(script("herding", "x", *flags)) == clean
+
+
+def test_a_score_goes_on_only_with_the_set_it_began_with(script, tmp_path):
+    folder = script("DM", "x", Iteration=1)
+    flags = {"synset": folder / "synset.safetensors"}
+    script("score", "s", **flags)
+    assert script("score", "s", "--resume", **flags)
+    script("DM", "x", "--overwrite", Iteration=1, seed=1)
+    with pytest.raises(ValueError, match="another experiment: --synset .its content."):
+        script("score", "s", "--resume", **flags)
+
+
+def test_a_network_named_twice_is_scored_once(script):
+    folder = script("DM", "x", Iteration=1)
+    scores = content(script("score", "s", "--model_eval", NET, NET, synset=folder / "synset.safetensors"))[1]
+    assert scores["num_networks"] == 1
 
 
 def test_a_checkpoint_of_another_experiment_is_refused_with_the_difference(script):

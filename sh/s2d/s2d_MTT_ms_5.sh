@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # MTT+S2D, 5 clips per class. Settings: S2D, arXiv 2312.00362 (miniUCF101: LR_DYNAMIC 1e4, LR_HAL 1e-3; 128 clips a step).
 # The experts are made by: bash sh/baseline/buffer.sh GPU DATASET, the static memory by: bash sh/static/DC.sh GPU DATASET 10
+# The rate is learned as at 1 clip per class; the authors' own script leaves --train_lr out.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
 usage 4 $# "bash sh/s2d/s2d_MTT_ms_5.sh GPUS DATASET LR_DYNAMIC LR_HAL --path_static FILE [flags of distill_s2d_MTT.py]    e.g. bash sh/s2d/s2d_MTT_ms_5.sh 0 miniUCF101 1e4 1e-3 --path_static static.pt"
