@@ -20,9 +20,9 @@ VIDEO=(--model ConvNet3DD2W16 "${SCORE[@]}")
 run() { echo "== $*" >&2; "$PYTHON" "$@" --dataset MotionDigits; }
 named() { run "$@" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED" --overwrite; }
 
+PART=(--train_epochs 6 --max_start_epoch 4 --expert_epochs 2 --lr_teacher 0.1)
 experts() { # for all seeds; a lane that finds them half made makes the other half
-    run buffer.py --model ConvNet3DD2W16 --num_experts "$1" --train_epochs 12 --expert_epochs 2 --lr_teacher 0.1 \
-        --batch_train 32 --buffer_path "$OUT/buffers"
+    run buffer.py --model ConvNet3DD2W16 --num_experts "$1" "${PART[@]}" --batch_train 32 --buffer_path "$OUT/buffers"
 }
 # CLIPS: what is stored fits into the bytes of so many real clips a class; static + dynamic makes two of each
 coresets() {
@@ -35,7 +35,7 @@ coresets() {
 }
 full() { CLIPS=all named evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20; }
 DM=(--batch_real 16 --eval_it 1000)
-MTT=(--buffer_path "$OUT/buffers" --expert_epochs 2 --train_lr --lr_teacher 0.1 --lr_lr 1e-4 --batch_syn 20 --eval_it 1000)
+MTT=(--buffer_path "$OUT/buffers" "${PART[@]:2}" --train_lr --lr_lr 1e-4 --batch_syn 20 --eval_it 1000)
 pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${DM[@]}"; }
 pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 80 "${MTT[@]}"; }
 static() {
