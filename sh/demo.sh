@@ -22,7 +22,7 @@ named() { run "$@" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED"
 
 PART=(--train_epochs 6 --max_start_epoch 4 --expert_epochs 2 --lr_teacher 0.1)
 experts() { # for all seeds; a lane that finds them half made makes the other half
-    run buffer.py --model ConvNet3DD2W16 --num_experts "$1" "${PART[@]}" --batch_train 32 --buffer_path "$OUT/buffers"
+    run buffer.py --model ConvNet3DD2W16 --num_experts 10 "${PART[@]}" --batch_train 32 --buffer_path "$OUT/buffers"
 }
 # CLIPS: what is stored fits into the bytes of so many real clips a class; static + dynamic makes two of each
 coresets() {
@@ -35,9 +35,9 @@ coresets() {
 }
 full() { CLIPS=all named evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20; }
 DM=(--batch_real 16 --eval_it 1000)
-MTT=(--buffer_path "$OUT/buffers" "${PART[@]:2}" --train_lr --lr_lr 1e-4 --batch_syn 20 --eval_it 1000)
+MTT=(--buffer_path "$OUT/buffers" "${PART[@]:2}" --train_lr --lr_lr 2e-5 --batch_syn 20 --eval_it 1000)
 pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${DM[@]}"; }
-pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 80 "${MTT[@]}"; }
+pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}"; }
 static() {
     named distill_DC.py --ipc $((2 * CLIPS)) --model ConvNetD3W32 "${SCORE[@]}" --Iteration $((30 / CLIPS)) --eval_it 30 \
         --outer_loop 2 --inner_loop 10 --batch_real 16
@@ -48,11 +48,11 @@ static() {
 s2d_DM() { named distill_s2d_DM.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 300 "${DM[@]}"; }
 s2d_MTT() { named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}" "$@"; }
 
-short_1() { SEED=0 CLIPS=1; experts 6; full; coresets; pixels_DM; }
-short_2() { SEED=0 CLIPS=1; static; s2d_DM; experts 6; s2d_MTT; }
+short_1() { SEED=0 CLIPS=1; experts; full; coresets; pixels_DM; }
+short_2() { SEED=0 CLIPS=1; static; s2d_DM; experts; s2d_MTT; }
 full_lane() {
     SEED=$1
-    experts 10
+    experts
     [ "$SEED" = 1 ] || full
     for CLIPS in 1 5; do
         coresets; pixels_DM; pixels_MTT; static; s2d_DM; s2d_MTT
