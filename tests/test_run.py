@@ -432,7 +432,7 @@ def test_a_folder_that_another_process_works_on_is_refused_and_left_overs_of_a_k
 def test_a_run_that_never_began_does_not_refuse_the_corrected_one(script, tmp_path):
     with pytest.raises(ValueError, match="cannot take 55 clips"):
         script("DM", "x", ipc=55)
-    assert (tmp_path / "DM" / "x" / "args.json").is_file()
+    assert [file.name for file in (tmp_path / "DM" / "x").iterdir()] == [".lock"]
     script("DM", "x", Iteration=1)
 
 
