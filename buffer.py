@@ -81,7 +81,7 @@ def main():
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
     sizes = [value.numel() for value in parameters(get_network(args.model, spec, "meta")).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
-    folder = Path(args.buffer_path) / args.dataset / args.model
+    folder = Path(args.buffer_path) / Path(args.dataset).name / args.model
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
             "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
     if args.dry_run:

@@ -9,9 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import networks
-from distill_utils import augment, motiondigits
+from distill_utils import augment, images, motiondigits
 from distill_utils.clips import Clips, cached_frames
-from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa: F401 (handed on)
+from distill_utils.dataset import (  # noqa: F401 (handed on)
+    DATASETS,
+    FrameFolder,
+    Spec,
+    choose_fold,
+    get_spec,
+    read_split,
+)
 from distill_utils.matching import student_loss
 from distill_utils.run import derive_seed, generator, progress, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
@@ -25,18 +32,26 @@ class Data(NamedTuple):
     test: Clips
 
 
-def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None):
-    """The training and test clips of a data set, from the cache, which is made if it is not there."""
-    spec = get_spec(name, frames, im_size, view)
+def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
+                split=None, skip_missing=False):
+    """The training and test clips of a data set, from the cache, which is made if it is not there.
+
+    split: 1, 2 or 3, which of the official ones. skip_missing: without the clips that are not there, or not whole.
+    """
+    spec = choose_fold(get_spec(name, frames, im_size, view), split)
     if spec.folder == "MotionDigits":
         motiondigits.make(data_path)
-    splits = []
-    for split in ("train", "test"):
-        folder = FrameFolder(spec, data_path, split)
-        splits.append(Clips(folder, cached_frames(folder, cache_path or f"{data_path}/cache", num_workers, preload)))
-    official = spec.clips
-    if (len(splits[0]), len(splits[1])) != official:
-        print(f"note: {name} has {len(splits[0])} training and {len(splits[1])} test clips here; the official split "
+    cache_path = cache_path or f"{data_path}/cache"
+    if spec.folder in images.READERS:
+        splits = [Clips(*images.read(spec, data_path, part, cache_path, num_workers, preload))
+                  for part in ("train", "test")]
+    else:
+        rows = read_split(spec, data_path)
+        folders = [FrameFolder(spec, data_path, part, bool(skip_missing), rows) for part in ("train", "test")]
+        splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload)) for folder in folders]
+    official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))
+    if official and here != official:
+        print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
               f"has {official[0]} and {official[1]}", file=sys.stderr)
     return Data(spec, *splits)
 
@@ -174,7 +189,8 @@ def check_s2d_args(args, spec):
 def data_settings(args):
     """What `get_dataset` takes of a script's arguments."""
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
-            "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers}
+            "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers,
+            "split": args.split, "skip_missing": args.skip_missing}
 
 
 def eval_settings(args, device, syn_lr=None):
@@ -204,7 +220,7 @@ def buffer_folder(args):
     """The folder of the experts: --buffer_path itself, or <dataset>/<model> in it."""
     folder = Path(args.buffer_path)
     there = any(folder.glob("expert_*.safetensors")) or any(folder.glob("replay_buffer_*.pt"))
-    return folder if there else folder / args.dataset / args.model
+    return folder if there else folder / Path(args.dataset).name / args.model
 
 
 def open_experts(args, spec):
