@@ -155,7 +155,7 @@ def check_network(model, spec, dataset):
 
 def check_args(args, view=None):
     """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
-    spec = get_spec(args.dataset, args.frames, args.im_size, view)
+    spec = choose_fold(get_spec(args.dataset, args.frames, args.im_size, view), args.split)
     check_network(args.model, spec, args.dataset)
     pool = get_eval_pool(args.eval_mode, args.model)
     for network in pool:
@@ -173,8 +173,9 @@ def check_s2d_args(args, spec):
     """The static memory of --path_static, or None without one; what cannot make a static-dynamic set raises ValueError
     before any work."""
     if spec.view == "single":
+        clips = args.dataset.removeprefix("single")
         raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
-                         f"{args.dataset.removeprefix('single')}")
+                         + (clips if clips != args.dataset else "a data set of clips"))
     for name, count in (("spc", args.spc), ("dpc", args.dpc)):
         if count % args.vpc:
             raise ValueError(f"--{name} {count} cannot be shared by --vpc {args.vpc} clips: give a multiple of "
@@ -227,7 +228,7 @@ def open_experts(args, spec):
     """The experts that a script's arguments ask for; those of another network or data set raise ValueError."""
     experts = Experts(buffer_folder(args), networks.lookup(args.model)(spec), args.max_start_epoch, args.expert_epochs,
                       dataset=args.dataset, model=args.model, frames=spec.frames, im_size=spec.size,
-                      protocol=args.protocol)
+                      protocol=args.protocol, split=args.split)
     if not experts.own and args.protocol != "paper":
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)

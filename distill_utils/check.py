@@ -22,7 +22,7 @@ FIRST = 5       # names that are shown without --list
 def write_split(spec, data_path, train="official"):
     """Writes the split file of a data set by its rule, whole or not at all. Returns its path and its clips."""
     if spec.rule is None:
-        raise DataError(f"{spec.folder} has no rule that its split follows: write its {spec.split or 'split'} by hand")
+        raise DataError(f"{spec.folder} has no rule that its split follows: there is nothing to write")
     file = Path(data_path) / spec.folder / spec.split
     # as if it were not there yet
     clips = read_split(spec, data_path, train, use_file=False)

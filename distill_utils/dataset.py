@@ -74,8 +74,8 @@ def _views(datasets, names):
 
 def _images(folder, classes, size, clips, mean, std):
     """A set of images, for the static stage (images.py)."""
-    return Spec(folder, "", tuple(classes), frames=1, stride=1, size=size, clips={1: clips}, images=(), view="single",
-                flip=False, mean=mean, std=std, channels=len(mean))
+    return Spec(folder, folder, tuple(classes), frames=1, stride=1, size=size, clips={1: clips}, images=(),
+                view="single", flip=False, mean=mean, std=std, channels=len(mean))
 
 
 UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101}

@@ -137,10 +137,15 @@ def test_ucf_official_lists_go_before_the_groups(ucf):
         folder.rmdir()
 
 
-def test_only_three_official_splits():
+def test_only_three_official_splits(tmp_path, monkeypatch, capsys):
     for name in ("MotionDigits", "Kinetics400", "SSv2", "MNIST"):
         with pytest.raises(ValueError, match="--split 2: only UCF101, miniUCF101 and HMDB51"):
             choose_fold(get_spec(name), 2)
+    for script in ("distill_DM.py", "buffer.py", "distill_DC.py"):      # before any work is done
+        with pytest.raises(SystemExit):
+            run_main(script, "--split", 2, "--save_path" if script != "buffer.py" else "--buffer_path", tmp_path,
+                     monkeypatch=monkeypatch, capsys=capsys)
+        assert "--split 2: only UCF101" in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert choose_fold(get_spec("miniUCF101"), 3).split == "ucf50_splits3.csv"
     assert choose_fold(get_spec("HMDB51"), 2).split == "hmdb51_splits2.csv"
     assert choose_fold(get_spec("HMDB51"), 1) == choose_fold(get_spec("HMDB51"), None) == get_spec("HMDB51")
@@ -430,8 +435,13 @@ TINY = [*SCORE, "--Iteration", 1, "--eval_it", 1, "--batch_real", 2]
 
 def test_scripts_take_an_own_folder_and_write_nothing_into_it(tmp_path, monkeypatch, capsys):
     own = write_own(tmp_path / "some" / "mine")
+    damage(own, "missing")
     before = sorted(own.rglob("*"))
     where = ["--dataset", own, "--data_path", tmp_path, "--im_size", 16, "--frames", 4, "--save_path", tmp_path / "out"]
+    with pytest.raises(SystemExit):
+        run_main("distill_DC.py", *where, *TINY, "--model", "ConvNetD2W32", monkeypatch=monkeypatch, capsys=capsys)
+    assert "1 of 8 train clips have no folder" in capsys.readouterr().err
+    where.append("--skip_missing")
     run_main("distill_DC.py", *where, *TINY, "--model", "ConvNetD2W32", monkeypatch=monkeypatch, capsys=capsys)
     made = tmp_path / "out" / "DC" / "mine_ConvNetD2W32_ipc1_seed0" / "synset.safetensors"
     run_main("distill_s2d_DM.py", *where, *TINY, "--model", NET, "--spc", 1, "--dpc", 1, "--path_static", made,
