@@ -24,8 +24,8 @@ class DataError(ValueError):
 def ucf101(spec, root, fold=1, train="official"):
     """trainlist0N.txt and testlist0N.txt where they are; else the groups in the folder names.
 
-    Split 1 tests on groups g01-g07 (checked by its official counts, 9,537 and 3,783 clips), split 2 on g08-g14 and
-    split 3 on g15-g21, as Soomro, Zamir and Shah describe them (arXiv 1212.0402).
+    Split 1 tests on groups g01-g07, split 2 on g08-g14 and split 3 on g15-g21 (Soomro, Zamir, Shah, arXiv 1212.0402;
+    for splits 2 and 3 not compared with the official lists here).
     """
     wanted = {name.lower() for name in spec.classes}
     lists = {split: _find(root, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
