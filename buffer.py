@@ -42,6 +42,7 @@ from distill_utils.trajectories import (
 from utils import (
     PROTOCOLS,
     check_network,
+    choose_fold,
     data_settings,
     dsa_of,
     evaluate,
@@ -75,13 +76,13 @@ def main():
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add_dsa_args(parser)
     args = parser.parse_args()
-    spec = get_spec(args.dataset, args.frames, args.im_size)
+    spec = choose_fold(get_spec(args.dataset, args.frames, args.im_size), args.split)
     check_network(args.model, spec, args.dataset)
     rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
     sizes = [value.numel() for value in parameters(get_network(args.model, spec, "meta")).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
-    folder = Path(args.buffer_path) / args.dataset / args.model
+    folder = Path(args.buffer_path) / Path(args.dataset).name / args.model
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
             "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
     if args.dry_run:

@@ -9,9 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import networks
-from distill_utils import augment, motiondigits
+from distill_utils import augment, images, motiondigits
 from distill_utils.clips import Clips, cached_frames
-from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec  # noqa: F401 (handed on)
+from distill_utils.dataset import (  # noqa: F401 (handed on)
+    DATASETS,
+    FrameFolder,
+    Spec,
+    choose_fold,
+    get_spec,
+    read_split,
+)
 from distill_utils.matching import student_loss
 from distill_utils.run import derive_seed, generator, progress, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
@@ -25,18 +32,26 @@ class Data(NamedTuple):
     test: Clips
 
 
-def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None):
-    """The training and test clips of a data set, from the cache, which is made if it is not there."""
-    spec = get_spec(name, frames, im_size, view)
+def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
+                split=None, skip_missing=False):
+    """The training and test clips of a data set, from the cache, which is made if it is not there.
+
+    split: 1, 2 or 3, which of the official ones. skip_missing: without the clips that are not there, or not whole.
+    """
+    spec = choose_fold(get_spec(name, frames, im_size, view), split)
     if spec.folder == "MotionDigits":
         motiondigits.make(data_path)
-    splits = []
-    for split in ("train", "test"):
-        folder = FrameFolder(spec, data_path, split)
-        splits.append(Clips(folder, cached_frames(folder, cache_path or f"{data_path}/cache", num_workers, preload)))
-    official = spec.clips
-    if (len(splits[0]), len(splits[1])) != official:
-        print(f"note: {name} has {len(splits[0])} training and {len(splits[1])} test clips here; the official split "
+    cache_path = cache_path or f"{data_path}/cache"
+    if spec.folder in images.READERS:
+        splits = [Clips(*images.read(spec, data_path, part, cache_path, num_workers, preload))
+                  for part in ("train", "test")]
+    else:
+        rows = read_split(spec, data_path)
+        folders = [FrameFolder(spec, data_path, part, bool(skip_missing), rows) for part in ("train", "test")]
+        splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload)) for folder in folders]
+    official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))
+    if official and here != official:
+        print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
               f"has {official[0]} and {official[1]}", file=sys.stderr)
     return Data(spec, *splits)
 
@@ -140,7 +155,7 @@ def check_network(model, spec, dataset):
 
 def check_args(args, view=None):
     """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
-    spec = get_spec(args.dataset, args.frames, args.im_size, view)
+    spec = choose_fold(get_spec(args.dataset, args.frames, args.im_size, view), args.split)
     check_network(args.model, spec, args.dataset)
     pool = get_eval_pool(args.eval_mode, args.model)
     for network in pool:
@@ -158,8 +173,9 @@ def check_s2d_args(args, spec):
     """The static memory of --path_static, or None without one; what cannot make a static-dynamic set raises ValueError
     before any work."""
     if spec.view == "single":
+        clips = args.dataset.removeprefix("single")
         raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
-                         f"{args.dataset.removeprefix('single')}")
+                         + (clips if clips != args.dataset else "a data set of clips"))
     for name, count in (("spc", args.spc), ("dpc", args.dpc)):
         if count % args.vpc:
             raise ValueError(f"--{name} {count} cannot be shared by --vpc {args.vpc} clips: give a multiple of "
@@ -174,7 +190,8 @@ def check_s2d_args(args, spec):
 def data_settings(args):
     """What `get_dataset` takes of a script's arguments."""
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
-            "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers}
+            "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers,
+            "split": args.split, "skip_missing": args.skip_missing}
 
 
 def eval_settings(args, device, syn_lr=None):
@@ -204,14 +221,14 @@ def buffer_folder(args):
     """The folder of the experts: --buffer_path itself, or <dataset>/<model> in it."""
     folder = Path(args.buffer_path)
     there = any(folder.glob("expert_*.safetensors")) or any(folder.glob("replay_buffer_*.pt"))
-    return folder if there else folder / args.dataset / args.model
+    return folder if there else folder / Path(args.dataset).name / args.model
 
 
 def open_experts(args, spec):
     """The experts that a script's arguments ask for; those of another network or data set raise ValueError."""
     experts = Experts(buffer_folder(args), networks.lookup(args.model)(spec), args.max_start_epoch, args.expert_epochs,
                       dataset=args.dataset, model=args.model, frames=spec.frames, im_size=spec.size,
-                      protocol=args.protocol)
+                      protocol=args.protocol, split=args.split)
     if not experts.own and args.protocol != "paper":
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)

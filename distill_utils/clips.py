@@ -2,7 +2,6 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +27,26 @@ def decode(file, size):
         with Image.open(file) as opened:
             image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:   # SyntaxError: Pillow's for a broken PNG
-        raise DataError(f"cannot read the frame {file} ({error}): extract its clip again, or take the clip out of the "
-                        "split file") from error
+        raise _unreadable(file, error) from error
     if image.shape[1:] != (size, size):
         short = size if image.shape[1] == image.shape[2] else size * 15 // 14
         image = transform.center_crop(transform.resize(image, [short], antialias=True), [size, size])
     return image
+
+
+def frame_size(file):
+    """(width, height) of a frame; one that is cut short or is no picture raises DataError with its name."""
+    try:
+        _check_whole(file)
+        with Image.open(file) as opened:
+            return opened.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file, error):
+    return DataError(f"cannot read the frame {file} ({error}): extract its clip again, or take the clip out of the "
+                     "split file")
 
 
 def _check_whole(file):
@@ -55,11 +68,12 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
     """
     spec = dataset.spec
     digest = hashlib.sha256(f"{CACHE_FORMAT} {spec.frames} {spec.stride} {spec.size}".encode())
-    for name, files in zip(dataset.names, dataset.files, strict=True):
-        digest.update(f"\n{name}".encode())
+    for name, folder, files in zip(dataset.names, dataset.files.folders, dataset.files.names, strict=True):
+        line = [f"\n{name}"]
         for file in files:
-            stat = os.stat(file)
-            digest.update(f"/{file.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
+            stat = os.stat(f"{folder}/{file}")
+            line.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}")
+        digest.update("/".join(line).encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
     root = hashlib.sha256(str(dataset.root.resolve()).encode()).hexdigest()[:8]     # two trees may share a cache folder
@@ -79,27 +93,29 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
 
 
 def _build(path, dataset, num_workers):
-    size, chunk = dataset.spec.size, 64
-    files = [file for clip in dataset.files for file in clip]
+    size, chunk, total = dataset.spec.size, 8, int(dataset.counts.sum())
+    first = np.cumsum(dataset.counts) - dataset.counts
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
-        frames = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(len(files), 3, size, size))
+        frames = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(total, 3, size, size))
         if hasattr(os, "posix_fallocate"):      # take the space now: a full disk would kill a writer to mapped memory
             with open(unfinished, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
         unreadable = []
 
         def fill(start):
-            for i, file in enumerate(files[start:start + chunk], start):
-                try:
-                    frames[i] = decode(file, size).numpy()
-                except DataError as error:
-                    unreadable.append(str(error))
-            return len(files[start:start + chunk])
+            clips = range(start, min(start + chunk, len(first)))
+            for clip in clips:
+                for i, file in enumerate(dataset.files[clip], first[clip]):
+                    try:
+                        frames[i] = decode(file, size).numpy()
+                    except DataError as error:
+                        unreadable.append(str(error))
+            return int(dataset.counts[clips].sum())
 
         with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, tqdm(
-                total=len(files), unit="frame", desc=f"decoding {dataset.spec.folder} {dataset.split}") as bar:
-            jobs = [pool.submit(fill, start) for start in range(0, len(files), chunk)]
+                total=total, unit="frame", desc=f"decoding {Path(dataset.spec.folder).name} {dataset.split}") as bar:
+            jobs = [pool.submit(fill, start) for start in range(0, len(first), chunk)]
             try:
                 for job in jobs:
                     bar.update(job.result())
@@ -107,7 +123,7 @@ def _build(path, dataset, num_workers):
                 pool.shutdown(cancel_futures=True)
                 raise
         if unreadable:
-            raise DataError(f"{len(unreadable)} of {len(files)} frames cannot be read, first:\n"
+            raise DataError(f"{len(unreadable)} of {total} frames cannot be read, first:\n"
                             + "\n".join(sorted(unreadable)[:5]))
         frames.flush()
         os.replace(unfinished, path)
@@ -128,8 +144,8 @@ class Clips:
         self.spec, self.names = dataset.spec, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames = frames
-        self.counts = np.array([len(files) for files in dataset.files])
-        self.first = np.array([0, *accumulate(self.counts[:-1])])
+        self.counts = dataset.counts
+        self.first = np.cumsum(self.counts) - self.counts
 
     def __len__(self):
         return len(self.labels)
@@ -145,7 +161,7 @@ class Clips:
         else:
             positions = frame_positions(counts, segment, generator)[:, None]
         clips = torch.from_numpy(np.asarray(self.frames[self.first[indices][:, None] + positions]))
-        if generator is not None:
+        if generator is not None and self.spec.flip:
             flip = torch.rand(len(indices), generator=generator) < 0.5
             clips = torch.where(flip[:, None, None, None, None], clips.flip(-1), clips)
         if self.spec.view == "single":

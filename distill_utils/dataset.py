@@ -1,30 +1,34 @@
 """The data sets: one table, the readers of their split files, and one frame-folder data set.
 
 A data set on disk is `<data_path>/<folder>/<images>/<clip>/frame000001.jpg ...` and a split file
-`<data_path>/<folder>/<split>` with the columns folder_name,label,split.
+`<data_path>/<folder>/<split>` with the columns folder_name,label,split, or the official lists (splits.py).
+
+    python -m distill_utils.dataset split HMDB51 --train all      # writes the split file
+    python -m distill_utils.dataset check HMDB51                  # can training start?
 """
 import csv
 import os
 import re
+import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision.datasets import FashionMNIST
+from torchvision.models import ResNet18_Weights
 from tqdm import tqdm
 
-from distill_utils import motiondigits
+from distill_utils import motiondigits, splits
+from distill_utils.splits import DataError, listing
 
 HERE = Path(__file__).parent / "data"
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FRAME = re.compile(r"(\d+)\.(?:jpg|jpeg|png)$", re.IGNORECASE)
-UCF_CLIP = re.compile(r"v_(\w+)_g(\d\d)_c(\d\d)$")
-
-
-class DataError(ValueError):
-    """The data on disk are not what the spec says; the message names the thing and the way out."""
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -35,12 +39,16 @@ class Spec:
     frames: int
     stride: int
     size: int
-    clips: tuple                # train and test clips of the official split
-    images: str = "jpegs_112"
+    clips: dict | None = None   # official split -> its number of train and test clips, where that is known
+    images: tuple = ("jpegs_112",)      # folders of the clips; one that is not in the first is looked for in the next
+    rule: Callable | None = None        # of splits.py: the split where there is no split file
+    sampled: bool = False       # stored are exactly the frames of a clip, drawn from the video when it was extracted
+    flip: bool = True           # training samples are flipped left-right at random
     view: str = "clip"          # clip (T, C, H, W); single: one frame (C, H, W); static: one frame repeated T times
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     channels: int = 3
+    fold: int = 1               # which of the official splits
 
     @property
     def num_classes(self):
@@ -54,7 +62,7 @@ class Spec:
 
 
 def _names(file):
-    return tuple((HERE / file).read_text().split())
+    return tuple((HERE / file).read_text(encoding="utf-8").splitlines())
 
 
 def _views(datasets, names):
@@ -64,25 +72,90 @@ def _views(datasets, names):
     return {**datasets, **views}
 
 
+def _images(folder, classes, size, clips, mean, std):
+    """A set of images, for the static stage (images.py)."""
+    return Spec(folder, folder, tuple(classes), frames=1, stride=1, size=size, clips={1: clips}, images=(),
+                view="single", flip=False, mean=mean, std=std, channels=len(mean))
+
+
+UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101}
+KINETICS = {"classes": _names("kinetics400_classes.txt"), "images": ("train", "val", "replacement"), "stride": 1,
+            "split": "kinetics400_splits.csv", "rule": splits.kinetics, "sampled": True}
+TEN = tuple("0123456789")
+
 DATASETS = _views({
     "MotionDigits": Spec("MotionDigits", "motiondigits_splits1.csv", motiondigits.CLASSES, frames=8, stride=1,
-                         size=motiondigits.SIZE, clips=(540, 420), images=f"jpegs_{motiondigits.SIZE}"),
-    "UCF101": Spec("UCF101", "ucf101_splits1.csv", _names("ucf101_classes.txt"), frames=16, stride=4, size=112,
-                   clips=(9537, 3783)),
-    "miniUCF101": Spec("UCF101", "ucf50_splits1.csv", _names("miniucf101_classes.txt"), frames=16, stride=4, size=112,
-                       clips=(4662, 1861)),
-}, [("MotionDigits", "MotionDigits"), ("UCF101", "UCF101"), ("miniUCF101", "miniUCF101"), ("miniUCF101", "UCF50")])
+                         size=motiondigits.SIZE, clips={1: (540, 420)}, images=(f"jpegs_{motiondigits.SIZE}",),
+                         rule=splits.ucf101),
+    # counts of splits 2 and 3: of the official lists
+    "UCF101": Spec(split="ucf101_splits1.csv", classes=_names("ucf101_classes.txt"),
+                   clips={1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}, **UCF),
+    "miniUCF101": Spec(split="ucf50_splits1.csv", classes=_names("miniucf101_classes.txt"), clips={1: (4662, 1861)},
+                       **UCF),
+    "HMDB51": Spec("HMDB51", "hmdb51_splits.csv", _names("hmdb51_classes.txt"), frames=16, stride=4, size=112,
+                   clips=dict.fromkeys((1, 2, 3), (3570, 1530)), rule=splits.hmdb51),
+    "Kinetics400": Spec("Kinetics", frames=8, size=64, **KINETICS),
+    "Kinetics400_long": Spec("Kinetics_long", frames=16, size=112, **KINETICS),
+    # never flipped: its classes tell left from right
+    "SSv2": Spec("SSv2", "ssv2_splits.csv", _names("ssv2_classes.txt"), frames=8, stride=1, size=64, images=("frame",),
+                 rule=splits.ssv2, sampled=True, flip=False),
+    # means and standard deviations as in DC (arXiv 2006.05929)
+    "MNIST": _images("MNIST", TEN, 28, (60_000, 10_000), (0.1307,), (0.3081,)),
+    "FashionMNIST": _images("FashionMNIST", FashionMNIST.classes, 28, (60_000, 10_000), (0.2861,), (0.3530,)),
+    "SVHN": _images("SVHN", TEN, 32, (73_257, 26_032), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "CIFAR10": _images("CIFAR10", CIFAR10, 32, (50_000, 10_000), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "CIFAR100": _images("CIFAR100", map(str, range(100)), 32, (50_000, 10_000), (0.5071, 0.4866, 0.4409),
+                        (0.2673, 0.2564, 0.2762)),
+    "TinyImageNet": _images("tiny-imagenet-200", map(str, range(200)), 64, (100_000, 10_000), IMAGENET_MEAN,
+                            IMAGENET_STD),
+    "ImageNet": _images("ImageNet", ResNet18_Weights.IMAGENET1K_V1.meta["categories"], 128, (1_281_167, 50_000),
+                        IMAGENET_MEAN, IMAGENET_STD),
+}, [("MotionDigits", "MotionDigits"), ("UCF101", "UCF101"), ("miniUCF101", "miniUCF101"), ("miniUCF101", "UCF50"),
+    ("HMDB51", "HMDB51"), ("Kinetics400", "Kinetics400"), ("Kinetics400_long", "Kinetics400_long"), ("SSv2", "SSv2")])
 
 
 def get_spec(name, frames=None, im_size=None, view=None):
     """The spec of a data set, with another number of frames or pixels, or another view of it, where given."""
-    if name not in DATASETS:
-        raise ValueError(f"unknown --dataset {name!r}: choose one of {', '.join(DATASETS)}")
-    spec = DATASETS[name]
+    if name in DATASETS:
+        spec = DATASETS[name]
+    elif os.path.isdir(name):
+        spec = own_spec(name)
+    else:
+        raise ValueError(f"unknown --dataset {name!r}: choose one of {', '.join(DATASETS)}, or give a folder with "
+                         "frame folders and a split.csv (folder_name,label,split)")
     for flag, value in (("--frames", frames), ("--im_size", im_size)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value} is impossible: give a number of at least 1")
     return replace(spec, frames=frames or spec.frames, size=im_size or spec.size, view=view or spec.view)
+
+
+def own_spec(folder):
+    """The spec of a user's own folder: `<clip>/<frames>` in it or in frames/ or jpegs.../, and split.csv or its only
+    csv. Classes are the sorted labels of the split file; frames, stride and size are those of UCF101."""
+    folder = Path(folder).resolve()
+    found = sorted(name for name in listing(folder) if name.lower().endswith(".csv"))
+    if "split.csv" not in found and len(found) != 1:
+        raise DataError(f"{folder} must have a split.csv with the columns folder_name,label,split, or just one csv; it "
+                        f"has {', '.join(found) or 'none'}")
+    split = "split.csv" if "split.csv" in found else found[0]
+    labels = {label: label.lower() for _, label, _ in read_csv(folder / split)}
+    if len(set(labels.values())) != len(labels):
+        twice = Counter(labels.values()).most_common(1)[0][0]
+        raise DataError(f"{folder / split} spells the label {twice!r} in more than one way: use one")
+    if len(labels) < 2:
+        raise DataError(f"{folder / split} has the labels {sorted(labels)}: at least two are needed")
+    images = [name for name in sorted(listing(folder)) if name == "frames" or name.startswith("jpegs")]
+    return Spec(str(folder), split, tuple(sorted(labels)), frames=16, stride=4, size=112, images=(*images, "."))
+
+
+def choose_fold(spec, fold):
+    """The same data set with another official split (1, 2, 3), and the split file of that."""
+    if fold in (None, 1):
+        return spec
+    if spec.rule not in (splits.ucf101, splits.hmdb51) or spec.folder == "MotionDigits":
+        raise ValueError(f"--split {fold}: only UCF101, miniUCF101 and HMDB51 have three official splits")
+    stem = spec.split.removesuffix(".csv").removesuffix("1")
+    return replace(spec, split=f"{stem}{fold}.csv", fold=fold)
 
 
 def grid_frames(num_frames, length, stride):
@@ -124,90 +197,172 @@ def _uniform(n, generator):
     return torch.rand(n, generator=generator, dtype=torch.float64).numpy()
 
 
-def read_split(spec, data_path):
-    """The clips of a data set: a list of (folder_name, class number, "train" | "test"), sorted by name.
-
-    Class numbers come from the table of the spec. Without a split file, UCF101's rule is read from the folder names:
-    groups g01-g07 are test, g08-g25 train.
-    """
-    root = Path(data_path) / spec.folder
-    images, file = root / spec.images, root / spec.split
-    if not images.is_dir():
-        raise DataError(f"no frame folders at {images}: put the frames of {spec.folder} there as "
-                        f"{images}/<clip>/frame000001.jpg ..., or name another folder with --data_path")
-    number = {name.lower(): i for i, name in enumerate(spec.classes)}
-    if file.is_file():
-        with open(file, newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        wanted = {"folder_name", "label", "split"}
-        if not rows or not wanted <= set(rows[0]):
-            raise DataError(f"split file {file} must have the columns folder_name,label,split and at least one clip; "
-                            f"it has {list(rows[0]) if rows else 'no clip'}: mend it, or remove it and use the rule of "
-                            "the folder names")
-        rows = [(row["folder_name"], row["label"], row["split"]) for row in rows]
-    else:
-        rows = []
-        for name in os.listdir(images):
-            match = UCF_CLIP.match(name)
-            if match and match[1].lower() in number:
-                rows.append((name, match[1], "test" if int(match[2]) <= 7 else "train"))
-    clips = []
-    for name, label, split in rows:
-        if (label or "").lower() not in number:
-            raise DataError(f"split file {file} has the label {label!r} (clip {name!r}), which is not one of the "
-                            f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
-                            "file of another data set?")
+def read_csv(file):
+    """Rows (folder_name, label, split) of a split file."""
+    with open(file, newline="", encoding="utf-8") as stream:
+        rows = csv.DictReader(stream)
+        content = [(row.get("folder_name"), row.get("label"), row.get("split")) for row in rows]
+    wanted = {"folder_name", "label", "split"}
+    if not content or not wanted <= set(rows.fieldnames):
+        raise DataError(f"split file {file} must have the columns folder_name,label,split and at least one clip; "
+                        f"it has {rows.fieldnames if content else 'no clip'}: mend it, or remove it and use the rule "
+                        "of the data set")
+    for name, label, split in content:
+        if not label:
+            raise DataError(f"split file {file} has the label {label!r} (clip {name!r}): give each clip one")
+        if not name or name == ".." or Path(name).name != name:
+            raise DataError(f"split file {file}: {name!r} is not the name of a folder")
         if split not in ("train", "test"):
             raise DataError(f"split file {file}: clip {name!r} has the split {split!r}: it must be train or test")
-        if not name or name == ".." or Path(name).name != name:
-            raise DataError(f"split file {file}: {name!r} is not the name of a folder in {images}")
-        clips.append((name, number[label.lower()], split))
-    twice = [name for name, count in Counter(name for name, _, _ in clips).items() if count > 1]
-    if twice:
-        raise DataError(f"split file {file} names {twice[0]!r} more than once: keep one line for each clip")
-    for split in ("train", "test"):
-        present = {label for _, label, where in clips if where == split}
-        absent = [name for i, name in enumerate(spec.classes) if i not in present]
-        if absent:
-            source = file if file.is_file() else f"{images} (split by folder names)"
-            raise DataError(f"{source}: {len(absent)} of {spec.num_classes} classes have no {split} clip, first "
-                            f"{absent[:3]}: add their clips, or choose another --dataset")
+    return content
+
+
+def read_split(spec, data_path, train="official", use_file=True):
+    """The clips of a data set: a list of (folder_name, class number, "train" | "test"), sorted by name.
+
+    From the split file (unless use_file is False), or without one by the rule of the data set. Class numbers come from
+    the table of the spec.
+    """
+    root = Path(data_path) / spec.folder
+    file = root / spec.split
+    if not any((root / folder).is_dir() for folder in spec.images):
+        raise DataError(f"no frame folders at {root / spec.images[0]}: put the frames of {root.name} there as "
+                        f"{root / spec.images[0]}/<clip>/frame000001.jpg ..., or name another folder with --data_path")
+    present = use_file and file.is_file()
+    source = f"split file {file}" if present else f"{root} (no {spec.split}, split by {spec.rule.__name__}'s rule)"
+    number = {name.lower(): i for i, name in enumerate(spec.classes)}
+    clips, seen, counts = [], set(), {"train": [0] * spec.num_classes, "test": [0] * spec.num_classes}
+    for name, label, split in read_csv(file) if present else spec.rule(spec, root, spec.fold, train):
+        k = number.get(label.lower())
+        if k is None:
+            raise DataError(f"{source} has the label {label!r} (clip {name!r}), which is not one of the "
+                            f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
+                            "file of another data set?")
+        if name in seen:
+            raise DataError(f"{source} names {name!r} more than once: keep one line for each clip")
+        seen.add(name)
+        counts[split][k] += 1
+        clips.append((name, k, split))
+    for split, count in counts.items():
+        check_classes(spec, count, split, source)
     return sorted(clips)
 
 
+def check_classes(spec, counts, split, source):
+    """Raises DataError where a class has no clip. counts: clips of each class."""
+    absent = [name for name, count in zip(spec.classes, counts, strict=True) if not count]
+    if absent:
+        raise DataError(f"{source}: {len(absent)} of {spec.num_classes} classes have no {split} clip, first "
+                        f"{absent[:3]}: add their clips, or choose another --dataset")
+
+
+@lru_cache(maxsize=4096)        # the clips of a data set share few listings
+def in_order(names, gaps=False):
+    """(frame files in the order of their numbers, never of the directory; what is wrong with them or "").
+
+    gaps: whether numbers may be left out.
+    """
+    numbered = sorted((int(match[1]), name) for name in names if (match := FRAME.search(name)))
+    files = tuple(name for _, name in numbered)
+    for (number, name), (following, other) in zip(numbered, numbered[1:], strict=False):
+        if number == following:
+            return files, f"{other} and {name} have the same frame number: keep one of them"
+        if following != number + 1 and not gaps:
+            return files, f"frame {number + 1} is missing between {files[0]} and {files[-1]}"
+    return files, "" if files else "holds no frame (frame000001.jpg ...)"
+
+
+class Files(Sequence):
+    """Frame files of each clip, as paths. Held are only names, which most clips share: 240,000 clips take little."""
+
+    def __init__(self, folders, names):
+        self.folders, self.names = folders, names
+
+    def __len__(self):
+        return len(self.folders)
+
+    def __getitem__(self, i):
+        return [Path(self.folders[i], name) for name in self.names[i]]
+
+
 class FrameFolder:
-    """One split of a data set that is stored as frame folders: clip names, labels and frame files by number."""
+    """One split of a data set that is stored as frame folders: clip names, labels and frame files by number.
 
-    def __init__(self, spec, data_path, split):
+    With skip_missing, clips that are not there, or not whole, are left out, and it is said how many; otherwise they
+    raise DataError (None: neither, for the check). rows: of read_split, where it was already called.
+    """
+
+    def __init__(self, spec, data_path, split, skip_missing=False, rows=None):
         self.spec, self.split = spec, split
-        self.root = Path(data_path) / spec.folder / spec.images
-        rows = [(name, label) for name, label, where in read_split(spec, data_path) if where == split]
-        missing = [name for name, _ in rows if not (self.root / name).is_dir()]
-        if missing:
-            raise DataError(f"{len(missing)} of {len(rows)} {split} clips have no folder in {self.root}, first "
-                            f"{missing[:3]}: extract them, or take them out of {spec.split}")
-        self.names = [name for name, _ in rows]
-        self.labels = np.array([label for _, label in rows], dtype=np.int64)
-        self.files = [self._frames(name) for name in tqdm(self.names, desc=f"frames of {spec.folder} {split}",
-                                                          unit="clip", delay=2, leave=False)]
+        base = Path(data_path) / spec.folder
+        self.root = base / spec.images[0]
+        where = " and ".join(str(base / folder) for folder in spec.images)
+        clips = [(name, label) for name, label, part in rows or read_split(spec, data_path) if part == split]
+        roots = [(os.path.join(base, folder), set(listing(base / folder))) for folder in spec.images]
+        self.missing, self.bad = [], []             # names; (name, what is wrong with it)
+        self.names, labels, folders, files = [], [], [], []
+        for name, label in tqdm(clips, desc=f"frames of {base.name} {split}", unit="clip", delay=2, leave=False):
+            folder, kept, problem = self._find(roots, name)
+            if not folder:
+                self.missing.append(name)
+            elif problem:
+                self.bad.append((name, f"{folder}: {problem}"))
+            else:
+                self.names.append(name)
+                labels.append(label)
+                folders.append(folder)
+                files.append(kept)
+        self.labels, self.files = np.array(labels, dtype=np.int64), Files(folders, files)
+        self.counts = np.array([len(kept) for kept in files], dtype=np.int64)
+        if skip_missing:
+            self._skip(len(clips))
+        elif skip_missing is None:
+            return
+        elif self.missing:
+            raise DataError(f"{len(self.missing)} of {len(clips)} {split} clips have no folder in {where}, first "
+                            f"{self.missing[:3]}: extract them, take them out of {spec.split}, or train without them "
+                            "with --skip_missing")
+        elif self.bad:
+            raise DataError(f"{self.bad[0][1]}: extract this clip again, or take it out of {spec.split}"
+                            + (f"; so are {len(self.bad) - 1} more of {len(clips)} {split} clips"
+                               if len(self.bad) > 1 else "") + ", or train without them with --skip_missing")
 
-    def _frames(self, name):
-        """The files of the frames that clips are made of, in the order of their numbers, never of the directory."""
-        numbered = {}
-        for file in os.listdir(self.root / name):
-            match = FRAME.search(file)
-            if match:
-                if int(match[1]) in numbered:
-                    raise DataError(f"{self.root / name}: {file} and {numbered[int(match[1])]} have the same frame "
-                                    "number: keep one of them")
-                numbered[int(match[1])] = file
-        if not numbered:
-            raise DataError(f"{self.root / name} holds no frame (frame000001.jpg ...): extract this clip again, or "
-                            f"take it out of {self.spec.split}")
-        order = sorted(numbered)
-        if order[-1] - order[0] + 1 != len(order):
-            gap = next(a + 1 for a, b in zip(order, order[1:], strict=False) if b != a + 1)
-            raise DataError(f"{self.root / name}: frame {gap} is missing between {numbered[order[0]]} and "
-                            f"{numbered[order[-1]]}: extract this clip again, or take it out of {self.spec.split}")
-        kept = grid_frames(len(order), self.spec.frames, self.spec.stride)
-        return [self.root / name / numbered[order[i]] for i in kept]
+    def _find(self, roots, name):
+        """(folder, files of the frames that clips are made of, problem) of a clip: of the first folder of it that is
+        whole; (None, ...) where there is none."""
+        found = None, (), ""
+        for root, present in roots:
+            if name in present:
+                folder = os.path.join(root, name)
+                kept, problem = self._frames(folder)
+                if not problem:
+                    return folder, kept, ""
+                found = found if found[0] else (folder, kept, problem)
+        return found
+
+    def _frames(self, folder):
+        """(files of the frames that clips are made of, what is wrong with them or "")."""
+        # frames that were drawn from the video may have its numbers
+        names, problem = in_order(tuple(listing(folder)), gaps=self.spec.sampled)
+        if not self.spec.sampled or problem:
+            return _grid(names, self.spec.frames, self.spec.stride), problem
+        stored, wanted = len(names), self.spec.frames
+        return names, "" if stored == wanted else (f"has {stored} frames where clips have {wanted}: if that is so of "
+                                                   f"all, give --frames {stored}")
+
+    def _skip(self, total):
+        source = f"{self.root}, with --skip_missing"
+        check_classes(self.spec, np.bincount(self.labels, minlength=self.spec.num_classes), self.split, source)
+        if len(self.names) < total:
+            print(f"note: --skip_missing leaves out {total - len(self.names)} of {total} {self.split} clips: "
+                  f"{len(self.missing)} have no folder, {len(self.bad)} are not whole", file=sys.stderr)
+
+
+@lru_cache(maxsize=4096)
+def _grid(names, frames, stride):
+    return tuple(names[i] for i in grid_frames(len(names), frames, stride))
+
+
+if __name__ == "__main__":
+    from distill_utils.check import main  # stands above this module
+    main()

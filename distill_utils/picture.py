@@ -144,7 +144,8 @@ def _tiles(rows, mean, std, limit, scale=None):
     size = max(1, round(width * scale)), max(1, round(height * scale))
 
     def strip(clip):
-        images = [] if clip is None else map(Image.fromarray, to_uint8(clip[None], mean, std)[0])
+        frames = [] if clip is None else to_uint8(clip[None], mean, std)[0]
+        images = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
         kinds = Image.Resampling.LANCZOS, Image.Resampling.NEAREST  # enlarged pixels stay sharp squares
         return [image.resize(size, kinds[size[0] >= image.width]) for image in images]
 

@@ -76,11 +76,17 @@ def add_run_args(parser):
 
 def add_data_args(parser):
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS")
+    group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS, or a folder of your "
+                       "own with a split.csv")
     group.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
     group.add_argument("--cache_path", help="folder of the decoded frames; <data_path>/cache if not given")
     group.add_argument("--frames", type=positive, help="frames of a clip, if other than the data set's")
     group.add_argument("--im_size", type=positive, help="pixels, if other than the data set's")
+    group.add_argument("--split", type=int, choices=(1, 2, 3), help="official split of UCF101, miniUCF101 and HMDB51; "
+                       "1 if not given")
+    # None and not False: runs and experts from before this flag go on
+    group.add_argument("--skip_missing", action="store_true", default=None, help="train without the clips that are "
+                       "not there, or not whole, and say how many")
     group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)")
     group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a core")
 
@@ -279,7 +285,8 @@ class Run:
 
     def __init__(self, args, method, name, room=None, inputs=None):
         self.args, self.method = vars(args), method
-        self.folder = Path(args.save_path) / (room or method) / (args.name or name)
+        name = args.name or name.replace(args.dataset, Path(args.dataset).name)     # the data set may be a folder
+        self.folder = Path(args.save_path) / (room or method) / name
         self.device = resolve_device(args.device)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.seed, self.began = args.seed, time.time()

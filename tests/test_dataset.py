@@ -20,8 +20,9 @@ from distill_utils.dataset import (
 )
 from utils import get_dataset
 
-SPEC = Spec("Set", "set.csv", ("Up", "Down", "HandstandPushups"), frames=4, stride=2, size=8, clips=(6, 6),
-            images="img")
+SPEC = Spec("Set", "set.csv", ("Up", "Down", "HandstandPushups"), frames=4, stride=2, size=8, clips={1: (6, 6)},
+            images=("img",))
+IMAGES = {"MNIST", "FashionMNIST", "SVHN", "CIFAR10", "CIFAR100", "TinyImageNet", "ImageNet"}
 CLIPS = {f"{label}_{split}_{i}": (label, split) for split in ("test", "train")
          for label in ("HandStandPushups", "Down", "Up") for i in range(2)}     # UCF101's spelling in file names
 
@@ -116,31 +117,37 @@ def test_frames_go_by_number_and_not_by_name_or_directory(tree, first, name):
     write_clip(tree / "Set" / "img" / "new", range(first, first + 112), name=name)
     folder = FrameFolder(replace(SPEC, frames=112, stride=1), tree, "train")
     (tree / "Set" / "img" / "new" / "Thumbs.db").touch()
-    files = folder._frames("new")
-    assert [file.name for file in files] == [name.format(first + i) for i in range(112)]
+    files, problem = folder._frames(tree / "Set" / "img" / "new")
+    assert not problem and list(files) == [name.format(first + i) for i in range(112)]
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 def test_known_names_and_sizes():
-    views = {view + name for view in ("", "single", "static") for name in ("MotionDigits", "UCF101", "miniUCF101")}
-    assert set(DATASETS) == views | {"singleUCF50", "staticUCF50"}
+    videos = {"MotionDigits", "UCF101", "miniUCF101", "HMDB51", "Kinetics400", "Kinetics400_long", "SSv2"}
+    views = {view + name for view in ("", "single", "static") for name in videos}
+    assert set(DATASETS) == views | {"singleUCF50", "staticUCF50"} | IMAGES
     assert len(DATASETS["UCF101"].classes) == 101 and len(DATASETS["miniUCF101"].classes) == 50
     assert set(DATASETS["miniUCF101"].classes) < set(DATASETS["UCF101"].classes)
     assert {"ApplyEyeMakeup", "HandstandPushups", "YoYo"} < set(DATASETS["UCF101"].classes)
     assert replace(DATASETS["singleUCF50"], view="clip") == DATASETS["miniUCF101"]
-    assert DATASETS["UCF101"].clips == (9537, 3783) and DATASETS["miniUCF101"].clips == (4662, 1861)
+    assert DATASETS["UCF101"].clips[1] == (9537, 3783) and DATASETS["miniUCF101"].clips[1] == (4662, 1861)
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_entry(name):
     spec = DATASETS[name]
     view = next((view for view in ("single", "static") if name.startswith(view)), "clip")
-    assert spec.view == view and spec.num_classes == len({label.lower() for label in spec.classes})
-    image = (3, spec.size, spec.size)
+    view = "single" if name in IMAGES else view
+    assert spec.view == view and spec.num_classes == len(set(spec.classes))
+    if name not in IMAGES:      # labels of split files are read in any case
+        assert spec.num_classes == len({label.lower() for label in spec.classes})
+    channels = 1 if "MNIST" in name else 3
+    assert len(spec.mean) == len(spec.std) == spec.channels == channels and min(spec.std) > 0
+    image = (channels, spec.size, spec.size)
     assert spec.shape == (image if view == "single" else (spec.frames, *image))
     other = get_spec(name, frames=5, im_size=20)
-    assert other.shape == ((3, 20, 20) if view == "single" else (5, 3, 20, 20)) and get_spec(name) == spec
+    assert other.shape == ((channels, 20, 20) if view == "single" else (5, 3, 20, 20)) and get_spec(name) == spec
 
 
 @pytest.mark.parametrize("name, shape", [
@@ -197,7 +204,7 @@ def test_class_numbers_come_from_the_table(tree):
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("arguments, message", [
-    (("UFC101",), "unknown --dataset 'UFC101': choose one of MotionDigits, UCF101, miniUCF101, singleMotionDigits"),
+    (("UFC101",), "unknown --dataset 'UFC101': choose one of MotionDigits, UCF101, miniUCF101, .*or give a folder"),
     (("UCF101", 0), "--frames 0 is impossible.*at least 1"), (("UCF101", -3), "--frames -3"),
     (("UCF101", None, 0), "--im_size 0 is impossible"), (("UCF101", 16, -112), "--im_size -112"),
 ])
@@ -236,9 +243,9 @@ def test_a_split_file_that_is_wrong(tree, header, rows, message):
 
 
 @pytest.mark.parametrize("name, message", [
-    ("MotionDigits", "10 of 10 classes have no train clip"), ("UCF101", "split by folder names.*--dataset")])
+    ("MotionDigits", "10 of 10 classes have no train clip"), ("UCF101", "split by ucf101's rule.*--dataset")])
 def test_folders_of_no_class(tmp_path, name, message):
-    (tmp_path / DATASETS[name].folder / DATASETS[name].images / "v_Unknown_g01_c01").mkdir(parents=True)
+    (tmp_path / DATASETS[name].folder / DATASETS[name].images[0] / "v_Unknown_g01_c01").mkdir(parents=True)
     with pytest.raises(DataError, match=message):
         read_split(DATASETS[name], tmp_path)
 

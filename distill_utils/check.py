@@ -1,0 +1,171 @@
+"""`python -m distill_utils.dataset check | split NAME`: is a data set ready; its split file from the official lists."""
+import argparse
+import csv
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from distill_utils import images, motiondigits
+from distill_utils.clips import frame_size
+from distill_utils.dataset import DataError, FrameFolder, choose_fold, get_spec, read_split
+from distill_utils.files import replacing
+from distill_utils.run import Help, add_data_args, cli
+
+FIRST = 5       # names that are shown without --list
+
+
+def write_split(spec, data_path, train="official"):
+    """Writes the split file of a data set by its rule, whole or not at all. Returns its path and its clips."""
+    if spec.rule is None:
+        raise DataError(f"{spec.folder} has no rule that its split follows: there is nothing to write")
+    file = Path(data_path) / spec.folder / spec.split
+    # as if it were not there yet
+    clips = read_split(spec, data_path, train, use_file=False)
+    with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(
+            [("folder_name", "label", "split"), *((name, spec.classes[k], split) for name, k, split in clips)])
+    return file, clips
+
+
+def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False, num_workers=0):
+    """Prints what there is of a data set. Returns (whether training can start, the sentence that says so)."""
+    if spec.folder in images.READERS:
+        sets = {split: images.READERS[spec.folder](spec, data_path, split) for split in ("train", "test")}
+        sets = {split: found if isinstance(found, images.Images) else found[0] for split, found in sets.items()}
+        lost = {split: [] for split in sets}
+    else:
+        rows = read_split(spec, data_path)
+        folders = {split: FrameFolder(spec, data_path, split, skip_missing=None, rows=rows)
+                   for split in ("train", "test")}
+        sets, lost = folders, {split: [(clip, "no folder") for clip in found.missing] + found.bad
+                               for split, found in folders.items()}
+    file = Path(data_path) / spec.folder / spec.split
+    print(f"{name}: {file.parent}")
+    if spec.rule or file.is_file():
+        print(f"split: {file.name if file.is_file() else 'no ' + file.name + ', so the rule ' + spec.rule.__name__}")
+    sizes, unreadable, stored = Counter(), {}, 0
+    for split, found in sets.items():
+        if found.files is not None:
+            broken, seen, size = read_frames(found, num_workers)
+            unreadable[split], stored = broken, stored + size
+            sizes.update(seen)
+    official = (spec.clips or {}).get(spec.fold)
+    for i, (split, found) in enumerate(sets.items()):
+        counts = np.bincount(found.labels, minlength=spec.num_classes)
+        print(f"{split}: {len(found.names)} clips, {counts.min()} to {counts.max()} a class"
+              + (f" (official: {official[i]})" if official else ""))
+    print_classes(spec, sets, show_all)
+    frames = np.concatenate([found.counts for found in sets.values()])
+    if sizes:
+        print(f"frames that are read: {frames.sum()}, {frames.min()} to {frames.max()} a clip; pixels: "
+              + ", ".join(f"{width}x{height} ({count})" for (width, height), count in sizes.most_common(5)))
+        smaller = sum(count for size, count in sizes.items() if min(size) < spec.size)
+        if smaller:
+            print(f"note: {smaller} frames are smaller than {spec.size} pixels and will be enlarged")
+        cache = int(frames.sum()) * spec.channels * spec.size ** 2
+        place = Path(cache_path)
+        while not place.is_dir():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        print(f"disk: {stored / 1e9:.2f} GB of frames, {cache / 1e9:.2f} GB of cache when all are decoded, "
+              f"{free / 1e9:.0f} GB free")
+    for split in lost:
+        print_clips(f"{split} clips that are missing or not whole", lost[split], show_all)
+        print_clips(f"{split} clips with unreadable frames", unreadable.get(split, []), show_all)
+    return verdict(name, spec, sets, lost, unreadable, skip_missing)
+
+
+def verdict(name, spec, sets, lost, unreadable, skip_missing):
+    missing, broken = (sum(map(len, part.values())) for part in (lost, unreadable))
+    absent = [f"{spec.classes[k]} ({split})" for split, found in sets.items()
+              for k in np.flatnonzero(np.bincount(found.labels, minlength=spec.num_classes) == 0)]
+    clips = " and ".join(f"{len(found.names)} {word}" for found, word in zip(sets.values(), ("training", "test"),
+                                                                             strict=True))
+    if absent:
+        return False, (f"NOT READY: {name} has no clip of {len(absent)} classes, first {absent[0]}: extract them, or "
+                       "look whether --data_path and the split file are the right ones.")
+    if broken:
+        return False, (f"NOT READY: {name} has {broken} clips with unreadable frames: remove their folders and extract "
+                       "them again" + (", or leave them out with --skip_missing once removed."))
+    if missing and not skip_missing:
+        return False, (f"NOT READY: {name} lacks {missing} clips: extract them, or train on {clips} clips with "
+                       "--skip_missing.")
+    return True, (f"READY: {name} has {clips} clips of {spec.num_classes} classes"
+                  + (f"; --skip_missing leaves out {missing}." if missing else "."))
+
+
+def read_frames(found, num_workers=0):
+    """([(clip, what is wrong with it)], sizes of its frames, bytes) of all frames that clips are made of."""
+    def look(i):
+        sizes, stored = Counter(), 0
+        try:
+            for file in found.files[i]:
+                sizes[frame_size(file)] += 1
+                stored += os.path.getsize(file)
+        except DataError as error:
+            return (found.names[i], str(error)), sizes, stored
+        return None, sizes, stored
+
+    broken, sizes, stored = [], Counter(), 0
+    with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
+        for problem, seen, size in tqdm(pool.map(look, range(len(found.names))), total=len(found.names), unit="clip",
+                                        desc=f"reading {found.split}", delay=2, leave=False):
+            broken += [problem] if problem else []
+            sizes.update(seen)
+            stored += size
+    return broken, sizes, stored
+
+
+def print_classes(spec, sets, show_all):
+    counts = np.stack([np.bincount(found.labels, minlength=spec.num_classes) for found in sets.values()], axis=1)
+    order = range(spec.num_classes) if show_all else np.argsort(counts[:, 0], kind="stable")[:FIRST]
+    print("clips a class, train + test" + ("" if show_all else f", the smallest {len(order)} (--list for all)") + ":")
+    for k in order:
+        print(f"  {counts[k, 0]:6d} + {counts[k, 1]:<6d} {spec.classes[k]}")
+
+
+def print_clips(title, clips, show_all):
+    if clips:
+        print(f"{title}: {len(clips)}")
+        for clip, problem in clips if show_all else clips[:FIRST]:
+            print(f"  {clip}: {problem}")
+        if len(clips) > FIRST and not show_all:
+            print(f"  ... and {len(clips) - FIRST} more (--list)")
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m distill_utils.dataset", description=__doc__, formatter_class=Help,
+                                     allow_abbrev=False)
+    parser.add_argument("command", choices=("check", "split"), help="check: can training start? split: write the split "
+                        "file from the official lists")
+    parser.add_argument("name", help="a name of the table DATASETS, or a folder of your own")
+    parser.add_argument("--list", action="store_true", help="all classes and all clips with a problem")
+    parser.add_argument("--train", choices=("official", "all"), default="official", help="HMDB51: train on flag 1, or "
+                        "on flags 0 and 1 together as the published numbers do")
+    add_data_args(parser)
+    args = parser.parse_args()
+
+    def run():
+        spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
+        if args.command == "split":
+            file, clips = write_split(spec, args.data_path, args.train)
+            train = sum(split == "train" for *_, split in clips)
+            print(f"wrote {file}: {train} training and {len(clips) - train} test clips of {spec.num_classes} classes")
+            return
+        if spec.folder == "MotionDigits":
+            motiondigits.make(args.data_path)
+        try:
+            ready, sentence = check(args.name, spec, args.data_path, args.cache_path or f"{args.data_path}/cache",
+                                    args.list, args.skip_missing, args.num_workers)
+        except DataError as error:
+            ready, sentence = False, f"NOT READY: {error}"
+        print(sentence)
+        if not ready:
+            raise SystemExit(1)
+
+    cli(run)
