@@ -188,7 +188,7 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0):
     """Makes the clips that are not there yet, in parallel, and lists the rest. Returns {"<images>/<name>": number of
     frames} of all clips that are there now, and prints the RESULT line.
 
-    jobs: (video, images, name) for the clip <root>/<images>/<name>; no name: that of the video says too little. Clips
+    jobs: (video, images, name) for the clip <root>/<images>/<name>; no name: the video is not where it should be. Clips
     of fewer than `enough` frames are listed in <root>/short_videos.txt, videos that gave none in broken_videos.txt, a
     line each: the video below `source`, a tab and why. num_workers: processes; 0: one a core.
     """
@@ -200,7 +200,7 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0):
     root.mkdir(parents=True, exist_ok=True)
     lock = try_lock(root / ".extract.lock")
     if lock is None:
-        raise ValueError(f"another extraction is writing to {root}: wait for it, or choose another --data_path")
+        raise ValueError(f"another extraction is writing to {root}: wait for it, or write to another folder")
     with lock:
         videos, broken = _sort_out(jobs)
         for images in sorted({Path(clip).parent for clip in videos}):
@@ -235,7 +235,7 @@ def _sort_out(jobs):
     for video, images, name in jobs:
         clip = f"{images}/{name}"
         if not name:
-            broken[video] = "its name does not say which clip it is"
+            broken[video] = "its place and name do not say which clip it is"
         elif name == ".." or Path(name).name != name or not name.isprintable() or name.startswith(UNFINISHED):
             broken[video] = f"{name!a} cannot be the name of a folder in {images}"
         elif clip in videos:
@@ -247,8 +247,8 @@ def _sort_out(jobs):
 
 def _check_settings(folder, settings):
     """Raises ValueError if the clips in a folder were made with other settings; notes the settings of a new one."""
-    file, asked = folder.with_name(f"{folder.name}.settings.json"), asdict(settings)
-    way_out = "move them away, or choose another --data_path"
+    file, asked = folder.with_name(f"settings_{folder.name}.json"), asdict(settings)
+    way_out = "move them away, or write to another folder"
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
         other = [f"{key} {there.get(key)} there, {value} asked" for key, value in asked.items()
@@ -330,11 +330,15 @@ def _update_list(file, lines, videos, source):
 
 # ---- arguments ----------------------------------------------------------------------------------------------------
 
-def extract_parser(description, im_size, frames=0):
-    """The arguments that all extraction scripts share, with the data set's number of pixels and frames."""
+def extract_parser(description, im_size, frames=0, own=False):
+    """The arguments that all extraction scripts share, with the data set's number of pixels and frames; `own`: for
+    data that are in no table."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=Help)
     parser.add_argument("--source", required=True, help="folder of the videos")
-    parser.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
+    if own:
+        parser.add_argument("--target", required=True, help="folder of the data set, the --dataset of other scripts")
+    else:
+        parser.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
     parser.add_argument("--frames", type=not_negative, default=frames, help="frames of a clip; 0: all of the video")
     parser.add_argument("--im_size", type=positive, default=im_size, help="pixels")
     parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100",
