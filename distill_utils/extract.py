@@ -96,7 +96,8 @@ def _open(video):
 def scan(video):
     """How many frames a video seems to have: its packets, counted without decoding. BrokenVideo if its end is missing.
 
-    Headers are wrong about the number of frames or silent (webm), but know the time; 1 s and 10 % are allowed for.
+    Headers may be silent about the number of frames (webm) or the time (FFmpeg guesses that of an avi that was cut off
+    from its bytes), so the later of both ends counts; as they may also be wrong, 1 s and 10 % are allowed for.
     """
     container, stream = _open(video)
     with container:
@@ -107,6 +108,7 @@ def scan(video):
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             packets += packet.stream is stream and packet.size > 0 and not packet.is_discard
         seconds, promised = float(max(end - begin, 0)), (container.duration or 0) / 1e6
+        promised = max(promised, float(stream.frames / stream.average_rate) if stream.average_rate else 0)
     if seconds < 0.9 * promised - 1:
         raise BrokenVideo(f"it ends after {seconds:.1f} of {promised:.1f} seconds")
     return packets
