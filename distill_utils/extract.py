@@ -97,7 +97,7 @@ def scan(video):
     """How many frames a video seems to have: its packets, counted without decoding. BrokenVideo if its end is missing.
 
     Headers may be silent about the number of frames (webm) or the time (FFmpeg guesses that of an avi that was cut off
-    from its bytes), so the later of both ends counts; as they may also be wrong, 1 s and 10 % are allowed for.
+    from its bytes), so the later of both ends counts; as they may also be wrong, 10 % and 0.3 s are allowed for.
     """
     container, stream = _open(video)
     with container:
@@ -109,7 +109,7 @@ def scan(video):
             packets += packet.stream is stream and packet.size > 0 and not packet.is_discard
         seconds, promised = float(max(end - begin, 0)), (container.duration or 0) / 1e6
         promised = max(promised, float(stream.frames / stream.average_rate) if stream.average_rate else 0)
-    if seconds < 0.9 * promised - 1:
+    if seconds < 0.9 * promised - 0.3:
         raise BrokenVideo(f"it ends after {seconds:.1f} of {promised:.1f} seconds")
     return packets
 
