@@ -35,11 +35,11 @@ def is_disk_full(error):
     return getattr(error, "errno", None) in full or any(sign in str(error) for sign in signs)
 
 
-def disk_full(path, error):
+def disk_full(path, error, way_out="what it held before is untouched; make room and go on with --resume, or choose "
+                                     "another --save_path, --cache_path, --data_path or --buffer_path"):
     free = shutil.disk_usage(Path(path).parent).free / 1e6
     return OSError(getattr(error, "errno", None) or errno.ENOSPC,
-                   f"no space left to write {path} ({free:.0f} MB free): what it held before is untouched; make room "
-                   "and go on with --resume, or choose another --save_path, --cache_path, --data_path or --buffer_path")
+                   f"no space left to write {path} ({free:.0f} MB free): {way_out}")
 
 
 def try_lock(path):

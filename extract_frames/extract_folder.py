@@ -1,0 +1,60 @@
+"""Your own videos, <class>/<video>, to a data set: every frame, the middle square of each kept, and a split file.
+
+    python extract_frames/extract_folder.py --source my_videos --target my_data
+    python evaluate.py --train_on full --dataset my_data
+
+The clips go to <target>/frames/<class>_<video>. Their split, <target>/split.csv, is that of the folders if the source
+holds train/<class>/<video> and test/<class>/<video>. Otherwise every --test_every'th video of a class is for testing:
+where several were cut from one recording, write train and test folders, or the file, yourself. One that is there is
+left as it is.
+"""
+import csv
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
+from distill_utils.files import replacing
+from distill_utils.run import cli, positive
+
+
+def sort_videos(videos, source, test_every):
+    """{video: (clip, label, "train" | "test")} of videos in name order; clip is None for one at another depth."""
+    parts = {video: video.relative_to(source).parts for video in videos}
+    has_split = {part[0] for part in parts.values()} == {"train", "test"}
+    seen, rows = Counter(), {}
+    for video, part in parts.items():
+        if len(part) != 2 + has_split:
+            rows[video] = (None, None, None)
+            continue
+        label = part[-2]
+        split = part[0] if has_split else "test" if seen[label] % test_every == 0 else "train"
+        seen[label] += 1
+        rows[video] = (f"{label}_{video.stem}", label, split)
+    return rows
+
+
+def write_split(file, rows, clips):
+    """The split file of the clips that are there, if there is none yet."""
+    if not file.exists():
+        with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+            there = {row for row in rows if f"frames/{row[0]}" in clips}
+            csv.writer(stream, lineterminator="\n").writerows([("folder_name", "label", "split"), *sorted(there)])
+
+
+def main():
+    parser = extract_parser(__doc__, im_size=112, own=True)
+    parser.add_argument("--test_every", type=positive, default=5, help="which share of the videos is for testing")
+    args = parser.parse_args()
+    target = Path(args.target)
+    settings = Settings(args.frames, "spread", 1, args.im_size, args.quality, stretch=False)
+    rows = sort_videos(find_videos(args.source, "<class>/<video>.mp4"), args.source, args.test_every)
+    jobs = [(video, "frames", name) for video, (name, _, _) in rows.items()]
+    clips = extract_all(jobs, target, settings, args.source, args.num_workers, enough=args.frames or 16)
+    write_split(target / "split.csv", rows.values(), clips)
+
+
+if __name__ == "__main__":
+    cli(main)
