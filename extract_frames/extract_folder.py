@@ -3,10 +3,10 @@
     python extract_frames/extract_folder.py --source my_videos --target my_data
     python evaluate.py --train_on full --dataset my_data
 
-The clips go to <target>/frames/<class>_<video>. Their split, <target>/split.csv, is that of the folders if the source
-holds train/<class>/<video> and test/<class>/<video>. Otherwise every --test_every'th video of a class is for testing:
-where several were cut from one recording, write train and test folders, or the file, yourself. One that is there is
-left as it is.
+The clips go to <target>/frames/<class>_<video>, their split to <target>/split.csv. If the source holds
+train/<class>/<video> and test/<class>/<video>, that is the split, and the clips' names begin with it. Otherwise every
+--test_every'th video of a class is for testing: where several were cut from one recording, write train and test
+folders, or the file, yourself. One that is there is left as it is.
 """
 import csv
 import sys
@@ -32,7 +32,8 @@ def sort_videos(videos, source, test_every):
         label = part[-2]
         split = part[0] if has_split else "test" if seen[label] % test_every == 0 else "train"
         seen[label] += 1
-        rows[video] = (f"{label}_{video.stem}", label, split)
+        # train/ and test/ may each have a video of that name
+        rows[video] = ("_".join([*part[:1 + has_split], video.stem]), label, split)
     return rows
 
 

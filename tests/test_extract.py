@@ -590,13 +590,14 @@ def test_a_wrong_source(tmp_path, monkeypatch, name, message):
 def test_folders_that_say_the_split(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "extract_frames")
     for split, label, first in (("train", "up", 0), ("train", "down", 1), ("test", "up", 2), ("test", "down", 3)):
-        film(tmp_path / "videos" / split / label / f"{first}.mp4", 3, first)
+        film(tmp_path / "videos" / split / label / "0.mp4", 3, first)      # one name in both
     monkeypatch.setattr(sys, "argv", ["extract_folder", "--source", str(tmp_path / "videos"), "--target",
                                       str(tmp_path / "out"), "--num_workers", "1"])
     main = __import__("extract_folder").main
     main()
     assert (tmp_path / "out" / "split.csv").read_text().splitlines() == [
-        "folder_name,label,split", "down_1,down,train", "down_3,down,test", "up_0,up,train", "up_2,up,test"]
+        "folder_name,label,split", "test_down_0,down,test", "test_up_0,up,test", "train_down_0,down,train",
+        "train_up_0,up,train"]
     (tmp_path / "out" / "split.csv").write_text("mine")
     main()
     assert (tmp_path / "out" / "split.csv").read_text() == "mine"

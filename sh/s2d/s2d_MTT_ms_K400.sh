@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # MTT+S2D, Kinetics-400, 1 clip per class. Settings: S2D, arXiv 2312.00362 (256 clips a step).
 # The experts are made by: bash sh/baseline/buffer.sh GPU DATASET, the static memory by: bash sh/static/DC.sh GPU DATASET 2
-# The rate is learned as for miniUCF101; the authors' own script leaves --train_lr out. Kinetics400 is not in the table of
-# data sets yet: until then DATASET is one of those that are.
+# The rate is learned as for miniUCF101; the authors' own script leaves --train_lr out.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
 usage 4 $# "bash sh/s2d/s2d_MTT_ms_K400.sh GPUS DATASET LR_DYNAMIC LR_HAL --path_static FILE [flags of distill_s2d_MTT.py]    e.g. bash sh/s2d/s2d_MTT_ms_K400.sh 0 Kinetics400 1e4 1e-3 --path_static static.pt"
