@@ -15,14 +15,17 @@ cd "$ROOT"
 CORES=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
 
-SCORE=(--num_eval 3 --epoch_eval_train 100 --batch_train 32)
+SCORE=(--num_eval 3 --batch_train 32)
 VIDEO=(--model ConvNet3DD2W16 "${SCORE[@]}")
 run() { echo "== $*" >&2; "$PYTHON" "$@" --dataset MotionDigits; }
-named() { run "$@" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED" --overwrite; }
+named() { # EPOCHS: a set of 20 clips makes one step an epoch, one of 100 clips four; both need some hundred steps
+    run "$1" --epoch_eval_train "$EPOCHS" "${@:2}" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED" --overwrite
+}
 
-PART=(--train_epochs 6 --max_start_epoch 4 --expert_epochs 2 --lr_teacher 0.1)
+PART=(--max_start_epoch 12 --expert_epochs 4)
 experts() { # for all seeds; a lane that finds them half made makes the other half
-    run buffer.py --model ConvNet3DD2W16 --num_experts 10 "${PART[@]}" --batch_train 32 --buffer_path "$OUT/buffers"
+    run buffer.py --model ConvNet3DD2W16 --num_experts 10 --train_epochs 15 "${PART[@]}" --lr_teacher 0.1 --batch_train 128 \
+        --buffer_path "$OUT/buffers"
 }
 # CLIPS: what is stored fits into the bytes of so many real clips a class; static + dynamic makes two of each
 coresets() {
@@ -33,9 +36,10 @@ coresets() {
     named distill_coreset.py --method k-center --ipc "$CLIPS" "${VIDEO[@]}" \
         --pretrained_path "$OUT/herding/1_seed$SEED/network.safetensors"
 }
-full() { CLIPS=all named evaluate.py --train_on full "${VIDEO[@]}" --epoch_eval_train 20; }
+full() { CLIPS=all EPOCHS=20 named evaluate.py --train_on full "${VIDEO[@]}"; }
 DM=(--batch_real 16 --eval_it 1000)
-MTT=(--buffer_path "$OUT/buffers" "${PART[@]:2}" --train_lr --lr_lr 2e-5 --batch_syn 20 --eval_it 1000)
+# students at half of the experts' rate: the few synthetic clips are steeper, and at the same rate some students diverge
+MTT=(--buffer_path "$OUT/buffers" "${PART[@]}" --lr_teacher 0.05 --grad_clip 1 --batch_syn 20 --eval_it 1000)
 pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${DM[@]}"; }
 pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}"; }
 static() {
@@ -48,13 +52,14 @@ static() {
 s2d_DM() { named distill_s2d_DM.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 300 "${DM[@]}"; }
 s2d_MTT() { named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}" "$@"; }
 
-short_1() { SEED=0 CLIPS=1; full; coresets; pixels_DM; }
-short_2() { SEED=0 CLIPS=1; static; s2d_DM; }
+short_1() { SEED=0 CLIPS=1 EPOCHS=300; full; coresets; pixels_DM; }
+short_2() { SEED=0 CLIPS=1 EPOCHS=300; static; s2d_DM; }
 full_lane() {
     SEED=$1
     experts
     [ "$SEED" = 1 ] || full
     for CLIPS in 1 5; do
+        EPOCHS=$((CLIPS == 1 ? 300 : 100))
         coresets; pixels_DM; pixels_MTT; static; s2d_DM; s2d_MTT
         if [ "$CLIPS" = 1 ]; then
             CLIPS=1_DSA s2d_MTT --dsa_strategy color_crop_cutout_flip_scale_rotate
