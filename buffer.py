@@ -18,6 +18,7 @@ from distill_utils.run import (
     Help,
     add_data_args,
     add_dsa_args,
+    add_precision_arg,
     add_trajectory_args,
     cli,
     derive_seed,
@@ -27,6 +28,7 @@ from distill_utils.run import (
     progress,
     rate,
     resolve_device,
+    resolve_precision,
     seeded,
 )
 from distill_utils.trajectories import (
@@ -74,11 +76,13 @@ def main():
     group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard")
     group.add_argument("--seed", type=not_negative, default=0)
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add_precision_arg(group)
     add_dsa_args(parser)
     args = parser.parse_args()
     spec = choose_fold(get_spec(args.dataset, args.frames, args.im_size), args.split)
     check_network(args.model, spec, args.dataset)
     rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
+    dtype = resolve_precision(args.precision, device)
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
     sizes = [value.numel() for value in parameters(get_network(args.model, spec, "meta")).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
@@ -106,8 +110,9 @@ def main():
             with progress(range(1, kept[-1] + 1), desc=f"expert {number}", unit="epoch", leave=False) as epochs:
                 for epoch in epochs:
                     batches = train_batches(data.train, args.batch_train, draw, device, rules.evaluation, dsa)
-                    train_top1.append(float(train_epoch(network, batches, optimizer)))
-                    test = evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed, passes=1)
+                    train_top1.append(float(train_epoch(network, batches, optimizer, dtype)))
+                    test = evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed, passes=1,
+                                    dtype=dtype)
                     test_top1.append(test.top1)
                     epochs.set_postfix(train=f"{train_top1[-1]:.3f}", test=f"{test.top1:.3f}", refresh=False)
                     if epoch in kept:

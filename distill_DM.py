@@ -14,6 +14,7 @@ from distill_utils.run import (
     eval_iterations,
     generator,
     positive,
+    resolve_precision,
     script_parser,
     set_rates,
 )
@@ -27,6 +28,7 @@ from utils import (
     evaluate_synset,
     get_dataset,
     get_network,
+    in_precision,
     make_optimizer,
 )
 
@@ -60,7 +62,7 @@ def main():
     # optimizers, resume
     optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
-    dsa = dsa_of(args)
+    dsa, dtype = dsa_of(args), resolve_precision(args.precision, run.device)
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
@@ -83,7 +85,7 @@ def main():
         clips, _ = synset.render(classes, slots, draw)
         optimizer.zero_grad()
         loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.ipc)), draw_real,
-                           chunk=max(1, args.chunk // args.batch_real))
+                           chunk=max(1, args.chunk // args.batch_real), embed_real=in_precision(embed, dtype))
         optimizer.step()
         run.log(it, loss=loss / spec.num_classes)
 

@@ -7,7 +7,16 @@ from functools import partial
 
 from distill_utils.clips import ClassSampler
 from distill_utils.matching import dm_gradient
-from distill_utils.run import Run, add_real_args, add_s2d_args, cli, eval_iterations, script_parser, set_rates
+from distill_utils.run import (
+    Run,
+    add_real_args,
+    add_s2d_args,
+    cli,
+    eval_iterations,
+    resolve_precision,
+    script_parser,
+    set_rates,
+)
 from distill_utils.synset import all_pairs
 from utils import (
     PROTOCOLS,
@@ -19,6 +28,7 @@ from utils import (
     evaluate_synset,
     get_dataset,
     get_network,
+    in_precision,
     make_optimizer,
     make_s2d_set,
 )
@@ -51,7 +61,7 @@ def main():
         (synset.static, rates["lr_static"]), (synset.dynamic, rates["lr_dynamic"]),
         (list(synset.hallucinators.parameters()), rates["lr_hal"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
-    dsa = dsa_of(args)
+    dsa, dtype = dsa_of(args), resolve_precision(args.precision, run.device)
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
@@ -74,7 +84,7 @@ def main():
         clips, _ = synset.render(classes, slots, draw)
         optimizer.zero_grad()
         loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.vpc)), draw_real,
-                           chunk=max(1, args.chunk // args.batch_real))
+                           chunk=max(1, args.chunk // args.batch_real), embed_real=in_precision(embed, dtype))
         optimizer.step()
         run.log(it, loss=loss / spec.num_classes)
 

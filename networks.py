@@ -12,9 +12,11 @@ Sources: ConvNet3D and the ConvNet per frame, Wang, Xu, Lu, Li, CVPR 2024, arXiv
 Mopuri, Bilen, ICLR 2021, arXiv 2006.05929.
 """
 
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -29,6 +31,17 @@ NORMS = {
     # the signal (and torch refuses it for a batch of one), so such a map is passed on as it is.
     "instance": lambda channels, side: nn.GroupNorm(channels, channels) if side > 1 else nn.Identity(),
 }
+
+
+def convolve(conv, x, dtype):
+    """conv(x) of a Conv3d in the type of the clips: with bfloat16, weights cast for the call, and the result of it."""
+    if dtype != torch.bfloat16:
+        return conv(x)
+    # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14).
+    if min(x.shape[3:]) < 4:
+        return conv(x.float()).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last_3d)  # the layout that bfloat16 kernels are fast in
+    return F.conv3d(x, conv.weight.to(dtype), conv.bias.to(dtype), conv.stride, conv.padding)
 
 
 class ConvNet3D(nn.Module):
@@ -53,13 +66,15 @@ class ConvNet3D(nn.Module):
 
     def feature_map(self, x):
         """(B, T, C, H, W) -> (B, width, T', H', W')."""
-        x = x.transpose(1, 2)
-        for i, conv in enumerate(self.convs):
-            x = conv(x)
-            # A short or small clip has less left than the kernel asks for.
-            kernel = [min(k, left) for k, left in zip((1 if i == 0 else 2, 2, 2), x.shape[2:], strict=True)]
-            # ReLU and maximum commute, values and gradients alike; after the pool a quarter or an eighth is left to do.
-            x = F.relu(F.max_pool3d(x, kernel))
+        x, dtype = x.transpose(1, 2), x.dtype
+        # Autocast would pool in float32.
+        with torch.autocast(x.device.type, enabled=False) if dtype == torch.bfloat16 else nullcontext():
+            for i, conv in enumerate(self.convs):
+                x = convolve(conv, x, dtype)
+                # A short or small clip has less left than the kernel asks for.
+                kernel = [min(k, left) for k, left in zip((1 if i == 0 else 2, 2, 2), x.shape[2:], strict=True)]
+                # ReLU and maximum commute, values and gradients alike; after the pool a quarter or an eighth is left.
+                x = F.relu(F.max_pool3d(x, kernel))
         return x
 
     def embed(self, x):

@@ -20,7 +20,7 @@ from distill_utils.dataset import (  # noqa: F401 (handed on)
     read_split,
 )
 from distill_utils.matching import student_loss
-from distill_utils.run import derive_seed, generator, progress, seeded
+from distill_utils.run import derive_seed, generator, progress, resolve_precision, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
 from distill_utils.trajectories import Experts, epochs_to_keep
 from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
@@ -199,7 +199,8 @@ def eval_settings(args, device, syn_lr=None):
     learned with the set, where one was; the standard one at the same rate for every method."""
     lr = args.lr_net if syn_lr is None or args.protocol != "paper" else syn_lr
     return {"epochs": args.epoch_eval_train, "lr": lr, "batch_size": args.batch_train,
-            "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args)}
+            "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args),
+            "dtype": resolve_precision(args.precision, device)}
 
 
 def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, hal_init, dynamic_init):
@@ -311,12 +312,21 @@ def make_optimizer(kind, rates, momentum=0.0):
     return torch.optim.Adam(groups) if kind == "adam" else torch.optim.SGD(groups, momentum=momentum)
 
 
-def train_epoch(network, batches, optimizer):
+def in_precision(function, dtype):
+    """A network, or its `embed`, computed in dtype: weights, and what comes back, stay float32."""
+    def computed(x):
+        with torch.autocast(x.device.type, dtype):
+            return function(x.to(dtype)).float()
+    return function if dtype == torch.float32 else computed
+
+
+def train_epoch(network, batches, optimizer, dtype=torch.float32):
     """One pass of cross-entropy steps over (inputs, labels) pairs. Returns its top-1 accuracy, a tensor."""
     network.train()
+    forward = in_precision(network, dtype)
     hits, count = 0, 0
     for inputs, labels in batches:
-        logits = network(inputs)
+        logits = forward(inputs)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -345,17 +355,19 @@ def train_batches(train_on, batch_size, draw, device, view=lambda x: x, dsa=None
 
 
 @torch.no_grad()
-def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", seed=0, passes=None):
+def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", seed=0, passes=None,
+             dtype=torch.float32):
     """Tests a network on real clips, as the protocol says (or in fewer passes): an EvalResult."""
     rules = PROTOCOLS[protocol]
     network.eval()
+    forward = in_precision(network, dtype)
     k = clips.spec.num_classes
     loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
     for number in range(passes or rules.test_passes):
         draw = generator(seed, "test", number) if rules.random_test else None
         for batch in torch.arange(len(clips)).split(batch_size):
             labels = clips.labels[batch]
-            logits = network(rules.evaluation(clips.get(batch, draw, device))).float().cpu()
+            logits = forward(rules.evaluation(clips.get(batch, draw, device))).cpu()
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             ranked = logits.topk(min(5, k), dim=1).indices
             top5 += (ranked == labels[:, None]).sum().item()
@@ -366,7 +378,7 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
 
 
 def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                  device="cpu", dist=False, dsa=None, desc=None):
+                  device="cpu", dist=False, dsa=None, dtype=torch.float32, desc=None):
     """A fresh network trained on a synthetic set or on real clips: SGD with momentum 0.9 and weight decay 5e-4, the
     rate cut tenfold half-way. Everything random comes from the seed. Returns the network."""
     rules = PROTOCOLS[protocol]
@@ -376,18 +388,18 @@ def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=25
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
                               disable=None):
-            train_epoch(net, train_batches(train_on, batch_size, draw, device, rules.evaluation, dsa), optimizer)
+            train_epoch(net, train_batches(train_on, batch_size, draw, device, rules.evaluation, dsa), optimizer, dtype)
             if epoch == rules.cut_after(epochs):
                 optimizer.param_groups[0]["lr"] *= 0.1
     return net
 
 
 def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                    device="cpu", dist=False, dsa=None):
+                    device="cpu", dist=False, dsa=None, dtype=torch.float32):
     """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
     clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
     if isinstance(train_on, ImageSet) and data.spec.view != "single":
         train_on = train_on.as_clips(data.spec.frames)      # images train a video network as clips that stand still
     net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
-                        seed=seed, device=device, dist=dist, dsa=dsa)
-    return evaluate(net, data.test, batch_size, protocol, device, seed)
+                        seed=seed, device=device, dist=dist, dsa=dsa, dtype=dtype)
+    return evaluate(net, data.test, batch_size, protocol, device, seed, dtype=dtype)

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # arguments that may differ between a run and its continuation: they change where and how long, not what is computed
 FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
         "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
+PRECISIONS = ("auto", "bf16", "fp32")
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
          "preview.png", "preview.gif", "curve.png")
@@ -103,8 +104,15 @@ def add_eval_args(parser, model="ConvNet3D"):
     group.add_argument("--batch_train", type=positive, default=256, help="batch size of its training")
     group.add_argument("--protocol", choices=("standard", "paper"), default="standard",
                        help="see Evaluation in the README")
+    add_precision_arg(group)
     group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
     add_dsa_args(parser)
+
+
+def add_precision_arg(group):
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of networks while they are trained and "
+                       "tested, and of real clips' features; auto: bf16 where the device is fast in it. What is "
+                       "differentiated twice, and all weights, are float32 always")
 
 
 def add_dsa_args(parser):
@@ -270,6 +278,13 @@ def seeded(seed, device="cpu"):
 def progress(*args, **kwargs):
     """A tqdm bar: quick on a terminal, two lines a minute in a log file."""
     return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, **kwargs)
+
+
+def resolve_precision(name, device):
+    """The torch dtype that --precision asks for. auto: bfloat16 where the device multiplies in it."""
+    fast = (torch.cuda.get_device_capability(device) >= (8, 0) if device.type == "cuda" else
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
 def resolve_device(name):

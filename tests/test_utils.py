@@ -114,7 +114,7 @@ def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, networ
     ("standard", 6, [0.1] * 3 + [0.01] * 3), ("standard", 1, [0.1]), ("paper", 6, [0.1] * 5 + [0.01] * 2)])
 def test_epochs_and_learning_rates(tiny, monkeypatch, protocol, epochs, rates):
     seen = []
-    monkeypatch.setattr(utils, "train_epoch", lambda net, batches, optimizer: seen.append(
+    monkeypatch.setattr(utils, "train_epoch", lambda net, batches, optimizer, dtype: seen.append(
         optimizer.param_groups[0]["lr"]))
     train_network(real_set(tiny), tiny.spec, NET, epochs=epochs, lr=0.1, protocol=protocol)
     assert seen == pytest.approx(rates)
@@ -124,7 +124,7 @@ def test_the_result_is_of_the_network_after_its_last_epoch(tiny, monkeypatch):
     order = []
     train, test = utils.train_epoch, utils.evaluate
     monkeypatch.setattr(utils, "train_epoch", lambda *a: (order.append("train"), train(*a))[1])
-    monkeypatch.setattr(utils, "evaluate", lambda *a: (order.append("test"), test(*a))[1])
+    monkeypatch.setattr(utils, "evaluate", lambda *a, **k: (order.append("test"), test(*a, **k))[1])
     result = evaluate_synset(real_set(tiny), tiny, NET, epochs=3)
     assert order == ["train"] * 3 + ["test"]
     again = evaluate(train_network(real_set(tiny), tiny.spec, NET, epochs=3), tiny.test)

@@ -1,0 +1,91 @@
+"""--precision: what is computed in bfloat16 stays close to float32, and weights and results are float32."""
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import NET
+from distill_utils.matching import dm_loss
+from distill_utils.run import resolve_precision
+from networks import NETWORKS, takes
+from utils import evaluate, evaluate_synset, get_network, in_precision, per_sample, seeded, train_epoch
+
+BF16 = torch.bfloat16
+
+
+def cosine(a, b):
+    return F.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
+
+
+@pytest.fixture(scope="module")
+def clips(digit_data):
+    return per_sample(digit_data.train.get(range(0, 540, 9))), digit_data.train.labels[::9]
+
+
+@pytest.mark.parametrize("size", [32, 16])
+@pytest.mark.parametrize("name", [NET, "ConvNet3D", "ConvNet3DD1", "VideoConvNetMeanW32", "VideoConvNetGRUW32"])
+def test_loss_and_gradients_are_those_of_float32(name, size, digit_data, clips):
+    """Each parameter's gradient: the CPU's kernels were seen to give wrong ones for maps of one pixel. They differ by
+    more than rounding, since ties of a maximum fall otherwise."""
+    with seeded(0):
+        network = get_network(name, replace(digit_data.spec, size=size)).eval()     # no dropout: masks would differ
+    x, results = F.interpolate(clips[0].flatten(0, 1), size).unflatten(0, clips[0].shape[:2]), []
+    for dtype in (torch.float32, BF16):
+        loss = F.cross_entropy(in_precision(network, dtype)(x), clips[1])
+        results.append((loss, torch.autograd.grad(loss, tuple(network.parameters()))))
+    (loss, gradients), (loss16, gradients16) = results
+    assert loss16 != loss and abs(loss16 / loss - 1) < 1e-3
+    whole, whole16 = (torch.cat([g.flatten() for g in gradients]) for _, gradients in results)
+    for exact, close in zip(gradients, gradients16, strict=True):
+        assert close.dtype == torch.float32 and (exact - close).norm() < 0.2 * exact.norm() + 0.001 * whole.norm()
+    assert cosine(whole, whole16) > 0.995
+
+
+def test_dm_with_real_features_in_bfloat16(digit_data, clips):
+    with seeded(1):
+        network = get_network(NET, digit_data.spec).requires_grad_(False)
+    real, synthetic = clips[0].unflatten(0, (10, 6)), clips[0][:20].unflatten(0, (10, 2)).clone().requires_grad_()
+    exact = dm_loss(network.embed, real, synthetic)
+    close = dm_loss(network.embed, real, synthetic, in_precision(network.embed, BF16))
+    assert close != exact and abs(close / exact - 1) < 1e-3
+    assert cosine(*(torch.autograd.grad(loss, synthetic)[0] for loss in (exact, close))) > 0.999
+
+
+def test_the_weights_stay_float32_and_small_steps_are_not_lost(digit_data, clips):
+    with seeded(2):
+        network = get_network(NET, digit_data.spec)
+    before = [p.detach().clone() for p in network.parameters()]
+    train_epoch(network, [clips], torch.optim.SGD(network.parameters(), lr=1e-6), BF16)
+    for old, new in zip(before, network.parameters(), strict=True):
+        assert new.dtype == torch.float32 and new.is_contiguous() and not torch.equal(old, new)
+
+
+def test_an_evaluation_in_bfloat16_repeats_and_is_close(digit_data):
+    with seeded(3):
+        network = get_network(NET, digit_data.spec)
+    exact, close, again = (evaluate(network, digit_data.test, dtype=dtype) for dtype in (torch.float32, BF16, BF16))
+    assert close.loss == again.loss != exact.loss and close.loss == pytest.approx(exact.loss, rel=1e-3)
+    assert abs(close.top1 - exact.top1) < 0.02
+    few = digit_data._replace(test=digit_data.test)
+    first, second = (evaluate_synset(few.train, few, NET, epochs=1, dtype=BF16) for _ in range(2))
+    assert first.loss == second.loss
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NETWORKS if takes(name) == "video"))
+def test_every_video_network_computes_in_bfloat16(name, digit_data):
+    with seeded(0):
+        network = get_network(name, digit_data.spec)
+    x = torch.randn(2, *digit_data.spec.shape)
+    for function in (network, network.embed):
+        assert in_precision(function, BF16)(x).dtype == torch.float32
+        assert in_precision(function, torch.float32) == function
+
+
+def test_auto_follows_the_processor(monkeypatch):
+    device = torch.device("cpu")
+    for fast, wanted in ((True, BF16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert resolve_precision("auto", device) == wanted
+        assert resolve_precision("bf16", device) == BF16 and resolve_precision("fp32", device) == torch.float32
