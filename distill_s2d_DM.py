@@ -6,7 +6,7 @@
 from functools import partial
 
 from distill_utils.clips import ClassSampler
-from distill_utils.matching import dm_gradient
+from distill_utils.matching import class_means, dm_gradient
 from distill_utils.run import (
     Run,
     add_real_args,
@@ -15,6 +15,7 @@ from distill_utils.run import (
     eval_iterations,
     resolve_precision,
     script_parser,
+    seeded,
     set_rates,
 )
 from distill_utils.synset import all_pairs
@@ -31,6 +32,7 @@ from utils import (
     in_precision,
     make_optimizer,
     make_s2d_set,
+    open_bank,
 )
 
 
@@ -62,14 +64,18 @@ def main():
         (list(synset.hallucinators.parameters()), rates["lr_hal"])], args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
     dsa, dtype = dsa_of(args), resolve_precision(args.precision, run.device)
+    bank = open_bank(args, data, run.device) if args.bank else None
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
     def embed(clips):
         return network.embed(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
 
-    def draw_real(some_classes):
-        return sampler.draw(some_classes, args.batch_real, draw, run.device)
+    def real_means(some_classes):
+        if bank:
+            return means[some_classes]
+        real = sampler.draw(some_classes, args.batch_real, draw, run.device)
+        return class_means(in_precision(embed, dtype), real)
 
     # loop
     for it in run.loop(args.Iteration):
@@ -77,14 +83,16 @@ def main():
             run.evaluate(it, spec, pool, score, synset)
         if it == args.Iteration:
             break
-        with run.seeded(it, "network"):
+        number = bank.draw(run.seed, it) if bank else None
+        with seeded(bank.seed(number) if bank else run.derive(it, "network"), run.device):
             network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
+        means = bank.means(number).to(run.device) if bank else None
         draw = run.generator(it, "clips")
         siamese = dsa.draw(run.generator(it, "dsa"))     # the same for real and synthetic clips
         clips, _ = synset.render(classes, slots, draw)
         optimizer.zero_grad()
-        loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.vpc)), draw_real,
-                           chunk=max(1, args.chunk // args.batch_real), embed_real=in_precision(embed, dtype))
+        loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.vpc)), real_means,
+                           chunk=max(1, args.chunk // (args.vpc if bank else args.batch_real)))
         optimizer.step()
         run.log(it, loss=loss / spec.num_classes)
 

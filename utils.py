@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import networks
 from distill_utils import augment, images, motiondigits
+from distill_utils.bank import Bank
 from distill_utils.clips import Clips, cached_frames
 from distill_utils.dataset import (  # noqa: F401 (handed on)
     DATASETS,
@@ -160,7 +161,9 @@ def check_args(args, view=None):
     pool = get_eval_pool(args.eval_mode, args.model)
     for network in pool:
         check_network(network, spec, args.dataset)
-    dsa_of(args)
+    if dsa_of(args).parts and getattr(args, "bank", 0):
+        raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
+                         "iteration: leave out one of them")
     return spec, pool
 
 
@@ -234,6 +237,21 @@ def open_experts(args, spec):
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)
     return experts
+
+
+def open_bank(args, data, device):
+    """The bank of class means that --bank asks for, made as far as it is missing."""
+    dtype, matching = resolve_precision(args.precision, device), PROTOCOLS[args.protocol].matching
+    bank = Bank(args.cache_path or f"{args.data_path}/cache", data.train, args.bank, model=args.model,
+                protocol=args.protocol, dtype=str(dtype))
+
+    def make_network(number):
+        with seeded(bank.seed(number), device):
+            return get_network(args.model, data.spec, device, dist=True).requires_grad_(False)
+
+    bank.build(make_network, lambda network, clips: in_precision(network.embed, dtype)(matching(clips)), device,
+               args.chunk)
+    return bank
 
 
 def dry_run(args, spec, synset):

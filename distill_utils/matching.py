@@ -12,29 +12,29 @@ def class_means(embed, clips):
     return embed(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).mean(1)
 
 
-def dm_loss(embed, real, synthetic, embed_real=None):
+def dm_loss(embed, real_means, synthetic):
     """Squared distance between the class means of embeddings, summed over classes.
 
-    embed: (B, T, C, H, W) -> (B, D). real: (K, R, T, C, H, W). synthetic: (K, S, T, C, H, W). Returns a scalar. No
-    graph is kept of the real branch, which `embed_real` may compute in a lower precision. All classes go through one
-    forward pass, which equals a loop over classes because the networks that DM draws have no layer that mixes samples.
+    embed: (B, T, C, H, W) -> (B, D). real_means (K, D): `class_means` of real clips. synthetic: (K, S, T, C, H, W).
+    Returns a scalar. All classes go through one forward pass, which equals a loop over classes because the networks
+    that DM draws have no layer that mixes samples.
     Zhao and Bilen, "Dataset Condensation with Distribution Matching", arXiv 2110.04181, eq. 4.
     """
-    with torch.no_grad():
-        target = class_means(embed_real or embed, real)
-    return (class_means(embed, synthetic) - target).square().sum()
+    return (class_means(embed, synthetic) - real_means).square().sum()
 
 
-def dm_gradient(embed, clips, draw_real, chunk, embed_real=None):
+def dm_gradient(embed, clips, real_means, chunk):
     """Backpropagates `dm_loss` into whatever `clips` (K, S, T, C, H, W) were rendered from; returns the loss, detached.
 
-    draw_real(classes) -> (k, R, T, C, H, W). Only `chunk` classes are held as floats and as a graph at a time: the loss
-    is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is exact.
+    real_means(classes) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a time:
+    the loss is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is exact.
     """
     leaf = clips.detach().requires_grad_()
     total = 0
     for classes in torch.arange(len(clips)).split(chunk):
-        loss = dm_loss(embed, draw_real(classes), leaf[classes[0]:classes[-1] + 1], embed_real)
+        with torch.no_grad():
+            target = real_means(classes)
+        loss = dm_loss(embed, target, leaf[classes[0]:classes[-1] + 1])
         loss.backward()
         total = total + loss.detach()
     clips.backward(leaf.grad)

@@ -135,6 +135,9 @@ def add_real_args(parser, chunk=True):
     group = parser.add_argument_group("real samples")
     group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
     if chunk:
+        group.add_argument("--bank", type=not_negative, default=0, metavar="P", help="draw the networks from P seeded "
+                           "ones, whose exact class means of all training clips are computed once, for all runs; 0: a "
+                           "fresh network and --batch_real clips each iteration, as published")
         group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time")
 
 
