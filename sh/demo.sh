@@ -22,10 +22,9 @@ named() { # EPOCHS: a set of 20 clips makes one step an epoch, one of 100 clips 
     run "$1" --epoch_eval_train "$EPOCHS" "${@:2}" --save_path "$OUT" --seed "$SEED" --name "${CLIPS}_seed$SEED" --overwrite
 }
 
-PART=(--max_start_epoch 12 --expert_epochs 4)
 experts() { # for all seeds; a lane that finds them half made makes the other half
-    run buffer.py --model ConvNet3DD2W16 --num_experts 10 --train_epochs 15 "${PART[@]}" --lr_teacher 0.1 --batch_train 128 \
-        --buffer_path "$OUT/buffers"
+    run buffer.py --model ConvNet3DD2W16 --num_experts 10 --train_epochs 27 --max_start_epoch 24 --expert_epochs 4 \
+        --lr_teacher 0.1 --batch_train 128 --buffer_path "$OUT/buffers"
 }
 # CLIPS: what is stored fits into the bytes of so many real clips a class; static + dynamic makes two of each
 coresets() {
@@ -39,9 +38,9 @@ coresets() {
 full() { CLIPS=all EPOCHS=20 named evaluate.py --train_on full "${VIDEO[@]}"; }
 DM=(--batch_real 16 --eval_it 1000)
 # students at half of the experts' rate: the few synthetic clips are steeper, and at the same rate some students diverge
-MTT=(--buffer_path "$OUT/buffers" "${PART[@]}" --lr_teacher 0.05 --grad_clip 1 --batch_syn 20 --eval_it 1000)
+MTT=(--buffer_path "$OUT/buffers" --expert_epochs 4 --lr_teacher 0.05 --grad_clip 1 --batch_syn 20 --eval_it 1000)
 pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${DM[@]}"; }
-pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}"; }
+pixels_MTT() { named distill_MTT.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}" --max_start_epoch "$STARTS"; }
 static() {
     named distill_DC.py --ipc $((2 * CLIPS)) --model ConvNetD3W32 "${SCORE[@]}" --Iteration $((30 / CLIPS)) --eval_it 30 \
         --outer_loop 2 --inner_loop 10 --batch_real 16
@@ -49,17 +48,21 @@ static() {
     S2D=(--vpc $((2 * CLIPS)) --spc $((2 * CLIPS)) --dpc $((2 * CLIPS)) --path_static "$IMAGES" --no_train_static)
     named evaluate.py --synset "$IMAGES" "${VIDEO[@]}"
 }
-s2d_DM() { named distill_s2d_DM.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 300 "${DM[@]}"; }
-s2d_MTT() { named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${MTT[@]}" "$@"; }
+s2d_DM() { named distill_s2d_DM.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 300 "${RATES[@]}" "${DM[@]}"; }
+s2d_MTT() {
+    named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${RATES[@]}" "${MTT[@]}" --max_start_epoch "$STARTS" "$@"
+}
 
 short_1() { SEED=0 CLIPS=1 EPOCHS=300; full; coresets; pixels_DM; }
-short_2() { SEED=0 CLIPS=1 EPOCHS=300; static; s2d_DM; }
+short_2() { SEED=0 CLIPS=1 EPOCHS=300 RATES=(); static; s2d_DM; }
 full_lane() {
     SEED=$1
     experts
     [ "$SEED" = 1 ] || full
     for CLIPS in 1 5; do
-        EPOCHS=$((CLIPS == 1 ? 300 : 100))
+        # static + dynamic sets of 5 start near what all real clips reach: small steps, and experts that know more
+        if [ "$CLIPS" = 1 ]; then EPOCHS=300 STARTS=12 RATES=()
+        else EPOCHS=100 STARTS=24 RATES=(--optim adam --lr_dynamic 0.004 --lr_hal 0.001); fi
         coresets; pixels_DM; pixels_MTT; static; s2d_DM; s2d_MTT
         if [ "$CLIPS" = 1 ]; then
             CLIPS=1_DSA s2d_MTT --dsa_strategy color_crop_cutout_flip_scale_rotate
