@@ -54,14 +54,14 @@ s2d_MTT() {
 }
 
 short_1() { SEED=0 CLIPS=1 EPOCHS=300; full; coresets; pixels_DM; }
-short_2() { SEED=0 CLIPS=1 EPOCHS=300 RATES=(); static; s2d_DM; }
+short_2() { SEED=0 CLIPS=1 EPOCHS=300 RATES=(--optim adam); static; s2d_DM; }
 full_lane() {
     SEED=$1
     experts
     [ "$SEED" = 1 ] || full
     for CLIPS in 1 5; do
         # static + dynamic sets of 5 start near what all real clips reach: small steps, and experts that know more
-        if [ "$CLIPS" = 1 ]; then EPOCHS=300 STARTS=12 RATES=()
+        if [ "$CLIPS" = 1 ]; then EPOCHS=300 STARTS=12 RATES=(--optim adam)
         else EPOCHS=100 STARTS=24 RATES=(--optim adam --lr_dynamic 0.004 --lr_hal 0.001); fi
         coresets; pixels_DM; pixels_MTT; static; s2d_DM; s2d_MTT
         if [ "$CLIPS" = 1 ]; then
