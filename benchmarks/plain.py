@@ -1,0 +1,98 @@
+"""The published loops written plainly: what the other programs here are measured against, and oracles of the tests.
+
+float32 throughout, real clips preloaded as floats, one class and one synthetic clip at a time, a DataLoader without
+workers, as the public code of DC, DM, MTT and S2D does it. What is computed is what the toolbox computes with
+`--precision fp32`; nothing here is made slower than it is written down in a paper or its code.
+"""
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+
+
+def standardise(x):
+    """A clip, or a batch of them one by one, by its own mean and std."""
+    if x.dim() == 4:
+        return (x - x.mean()) / (x.std() + 1e-5)
+    return torch.stack([standardise(clip) for clip in x])
+
+
+def preload(clips):
+    """All clips of a split as floats (N, T, C, H, W), and their labels."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (clips.spec.mean, clips.spec.std))
+    floats = [(clips.fetch([i])[0].float() / 255 - mean) / std for i in range(len(clips))]
+    return torch.stack(floats), clips.labels
+
+
+def render(synset, k, slot):
+    """One clip of a set with one static image and one memory a slot: pixels, or a Conv3d over image and memory."""
+    if hasattr(synset, "videos"):
+        return synset.videos[k * synset.num_slots + slot]
+    dynamic = synset.dynamic[k, slot].transpose(0, 1)                               # (1, T, H, W)
+    static = synset.static[k * synset.spc + slot][:, None].expand(-1, dynamic.shape[1], -1, -1)
+    x = torch.cat([static, dynamic])[None]
+    return synset.hallucinators[0].conv(x)[0].transpose(0, 1)                       # (T, C, H, W)
+
+
+class SyntheticClips(Dataset):
+    """A set for a DataLoader: each clip is made when it is asked for, with a graph, as S2D's evaluation does."""
+
+    def __init__(self, synset):
+        self.synset = synset
+
+    def __len__(self):
+        return self.synset.num_classes * self.synset.num_slots
+
+    def __getitem__(self, i):
+        k, slot = divmod(i, self.synset.num_slots)
+        return render(self.synset, k, slot), k
+
+
+class RealClips(Dataset):
+    def __init__(self, floats, labels):
+        self.floats, self.labels = floats, labels
+
+    def __len__(self):
+        return len(self.floats)
+
+    def __getitem__(self, i):
+        return self.floats[i], self.labels[i]
+
+
+def dm_loss(network, floats, members, synset):
+    """Loss of one DM iteration, class by class. members: for each class the numbers of its real clips."""
+    loss = 0
+    for k in range(synset.num_classes):
+        real = standardise(floats[members[k]])
+        synthetic = torch.stack([render(synset, k, slot) for slot in range(synset.num_slots)])
+        with torch.no_grad():
+            target = network.embed(real).mean(0)
+        loss = loss + ((network.embed(standardise(synthetic)).mean(0) - target) ** 2).sum()
+    return loss
+
+
+def train_epoch(network, dataset, order, optimizer, device="cpu"):
+    """One epoch of cross-entropy steps over the batches of `order`. Returns the mean loss."""
+    network.train()
+    total = 0
+    for clips, labels in DataLoader(dataset, batch_sampler=order):
+        clips, labels = clips.to(device), labels.to(device)
+        loss = F.cross_entropy(network(standardise(clips)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total / len(order)
+
+
+def test(network, dataset, batch_size, passes=3, device="cpu"):
+    """Mean loss and top-1 of some passes over the test clips."""
+    network.eval()
+    loss, hits = 0, 0
+    for _ in range(passes):
+        for clips, labels in DataLoader(dataset, batch_size):
+            clips, labels = clips.to(device), labels.to(device)
+            with torch.no_grad():
+                logits = network(standardise(clips))
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            hits += (logits.argmax(1) == labels).sum().item()
+    return loss / passes / len(dataset), hits / passes / len(dataset)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# All benchmarks, plain against ours, at a size that two cores finish in a quarter of an hour.  bash sh/bench.sh [flags]
+# On a GPU at the published sizes:  bash sh/bench.sh --size miniUCF101 --device cuda
+# The JSON lines go to benchmarks/results/latest.jsonl.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup requirements.txt
+cd "$ROOT"
+RESULTS=benchmarks/results/latest.jsonl
+mkdir -p benchmarks/results
+: > "$RESULTS"
+bench() {
+    echo "== $*" >&2
+    "$PYTHON" "benchmarks/$@" | tee >(grep '^{' >> "$RESULTS") | grep -v '^{'
+}
+bench loading.py
+bench loading.py --stored ucf
+for name in dm_step eval_epoch test_pass buffer_epoch mtt_step; do bench "$name.py" "$@"; done
