@@ -33,10 +33,27 @@ NORMS = {
 }
 
 
+def folded_convolution(conv, x):
+    """conv(x) of stride (1, 2, 2) as one of stride 1 at half the size, on four times the channels: every other pixel,
+    down and right, becomes a channel. The same sums in another order. With few channels, a CPU takes half the time for
+    gradients to the clips this way, and two thirds for their derivatives."""
+    kernel, (_, *padding) = conv.kernel_size, conv.padding
+
+    def fold(y):  # (N, C, T, H, W) -> (N, 4 C, T, H / 2, W / 2)
+        y = y.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
+        return y.contiguous(memory_format=torch.channels_last_3d)
+
+    rows, columns = (side % 2 for side in x.shape[3:])
+    x = F.pad(x, (padding[1], padding[1] + columns, padding[0], padding[0] + rows))
+    weight = F.pad(conv.weight, (0, kernel[2] % 2, 0, kernel[1] % 2))
+    return F.conv3d(fold(x), fold(weight), conv.bias, padding=(conv.padding[0], 0, 0))
+
+
 def convolve(conv, x, dtype):
     """conv(x) of a Conv3d in the type of the clips: with bfloat16, weights cast for the call, and the result of it."""
     if dtype != torch.bfloat16:
-        return conv(x)
+        first = x.requires_grad and x.device.type == "cpu" and conv.in_channels < 8 and conv.stride == (1, 2, 2)
+        return folded_convolution(conv, x) if first else conv(x)
     # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14).
     if min(x.shape[3:]) < 4:
         return conv(x.float()).to(dtype)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from networks import NETWORKS, ConvNet3D, Parallel, lookup, takes
+import networks
+from networks import NETWORKS, ConvNet3D, Parallel, folded_convolution, lookup, takes
 
 SIZES = (16, 28, 32, 48, 64, 96, 112, 128, 224)
 LENGTHS = (1, 2, 4, 8, 15, 16, 17, 32)
@@ -304,3 +305,28 @@ def test_parallel_uses_every_gpu(name, batch):
             torch.testing.assert_close(features, net.embed(x), rtol=1e-3, atol=1e-4)
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (7, 12), (1, 2), (16, 5)])
+def test_the_folded_convolution_is_the_convolution(size):
+    """Values, gradients and second derivatives."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv3d(3, 4, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3)).double()
+    x = torch.randn(2, 3, 5, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for function in (conv, lambda x: folded_convolution(conv, x)):
+        y = function(x)
+        gradients = torch.autograd.grad(torch.tanh(y).square().sum(), (x, conv.weight, conv.bias), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in gradients), (x, conv.weight, conv.bias))
+        results.append((y, *gradients, *second))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_clips_that_are_learned_go_through_the_folded_convolution(monkeypatch):
+    seen, spec = [], SimpleNamespace(num_classes=2, frames=4, size=16, channels=3)
+    monkeypatch.setattr(networks, "folded_convolution", lambda conv, x: seen.append(x.shape) or conv(x))
+    network, x = NETWORKS["ConvNet3DD2W16"](spec), torch.randn(1, 4, 3, 16, 16)
+    network(x)
+    assert not seen
+    network(x.requires_grad_())
+    assert seen == [(1, 3, 4, 16, 16)]      # the first layer only
