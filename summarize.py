@@ -20,6 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="+", help="folders that hold runs, searched for result.json")
     parser.add_argument("--json", help="file of the list")
+    parser.add_argument("--merge_seeds", action="store_true", help="one row for runs that differ in their seed alone")
     args = parser.parse_args()
     files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json")
                    if not file.parent.name.startswith("."))     # left of a run that --overwrite was deleting
@@ -27,7 +28,7 @@ def main():
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [read(file) for file in files]
     results.sort(key=lambda r: (*group(r), r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
-    print(table(results))
+    print(table(results, args.merge_seeds))
     if args.json:
         with replacing(args.json) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
@@ -47,25 +48,33 @@ def group(result):
     return result["dataset"], result["protocol"]
 
 
-def table(results):
+def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
     lines = []
     for (dataset, protocol), rows in groupby(results, group):
         lines += ["", f"**{dataset}, protocol {protocol}**", "",
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
-        lines += map(row, rows)
+        cells = [row(r) for r in rows]
+        if merge_seeds:     # same method, clips, networks, epochs and bytes; the seeds follow each other
+            merged = {}
+            for line in cells:
+                merged.setdefault(tuple(line[i] for i in (0, 1, 6, 7, 8)), []).append(line)
+            cells = [[" / ".join(dict.fromkeys(column)) if i != 9 else column[0] for i, column in
+                      enumerate(zip(*lines_, strict=True))] for lines_ in merged.values()]
+        lines += ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join(lines[1:])
 
 
 def row(r):
+    """The cells of one run."""
     title = TITLES.get(r["method"], r["method"]) + (", scored again" if r.get("scored_again") else "")
     title += ", DSA" if r.get("dsa", "none") not in ("", "none") else ""
     start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
-    return (f"| {title} | {r['ipc'] or 'all'} | {r['seed']} | {start} "
-            f"| {100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f} | {100 * r['top5_mean']:.1f} "
-            f"| {r['num_networks']} {r['network']} | {r['epochs']} | {r['storage_bytes']:,} | {r['seconds']:.0f} "
-            f"| {format(r['distill_seconds'], '.0f') if start else ''} |")
+    return [title, str(r["ipc"] or "all"), str(r["seed"]), start,
+            f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}", f"{100 * r['top5_mean']:.1f}",
+            f"{r['num_networks']} {r['network']}", str(r["epochs"]), f"{r['storage_bytes']:,}", f"{r['seconds']:.0f}",
+            format(r["distill_seconds"], ".0f") if start else ""]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import argparse
 import csv
 import os
 import shutil
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,6 @@ def write_split(spec, data_path, train="official"):
     if spec.rule is None:
         raise DataError(f"{spec.folder} has no rule that its split follows: there is nothing to write")
     file = Path(data_path) / spec.folder / spec.split
-    # as if it were not there yet
     clips = read_split(spec, data_path, train, use_file=False)
     with replacing(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows(
@@ -74,6 +74,10 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
         free = shutil.disk_usage(place).free
         print(f"disk: {stored / 1e9:.2f} GB of frames, {cache / 1e9:.2f} GB of cache when all are decoded, "
               f"{free / 1e9:.0f} GB free")
+    for split, found in sets.items():
+        print_clips(f"{split} clips shorter than {spec.frames} frames (theirs will repeat)",
+                    [(found.names[i], f"{found.counts[i]} frames") for i in np.flatnonzero(found.counts < spec.frames)],
+                    show_all)
     for split in lost:
         print_clips(f"{split} clips that are missing or not whole", lost[split], show_all)
         print_clips(f"{split} clips with unreadable frames", unreadable.get(split, []), show_all)
@@ -87,16 +91,29 @@ def verdict(name, spec, sets, lost, unreadable, skip_missing):
     clips = " and ".join(f"{len(found.names)} {word}" for found, word in zip(sets.values(), ("training", "test"),
                                                                              strict=True))
     if absent:
-        return False, (f"NOT READY: {name} has no clip of {len(absent)} classes, first {absent[0]}: extract them, or "
-                       "look whether --data_path and the split file are the right ones.")
+        return False, (f"NOT READY: {name} lacks {len(absent)} classes of one split or both, first {absent[0]}: "
+                       "extract them, or look whether --data_path and the split file are the right ones.")
     if broken:
-        return False, (f"NOT READY: {name} has {broken} clips with unreadable frames: remove their folders and extract "
-                       "them again" + (", or leave them out with --skip_missing once removed."))
+        return False, (f"NOT READY: {name} has {broken} clips with unreadable frames: remove their folders, then "
+                       "extract them again or train with --skip_missing.")
     if missing and not skip_missing:
         return False, (f"NOT READY: {name} lacks {missing} clips: extract them, or train on {clips} clips with "
                        "--skip_missing.")
+    fewer = short_of_official(spec, [len(found.names) for found in sets.values()])
+    if fewer and not missing and not skip_missing:      # no list names those that are absent
+        return False, (f"NOT READY: {name} has {clips} clips where the official split has {fewer}: extract the others "
+                       "(broken_videos.txt says what gave no clip), or train on those that are here with "
+                       "--skip_missing.")
     return True, (f"READY: {name} has {clips} clips of {spec.num_classes} classes"
                   + (f"; --skip_missing leaves out {missing}." if missing else "."))
+
+
+def short_of_official(spec, counts):
+    """"4662 and 1861" where a data set of videos has fewer (training, test) clips than its official split, or ""."""
+    official = (spec.clips or {}).get(spec.fold) if spec.rule else None
+    if not official or all(here >= there for here, there in zip(counts, official, strict=True)):
+        return ""
+    return " and ".join(map(str, official))
 
 
 def read_frames(found, num_workers=0):
@@ -145,24 +162,31 @@ def main():
                         "file from the official lists")
     parser.add_argument("name", help="a name of the table DATASETS, or a folder of your own")
     parser.add_argument("--list", action="store_true", help="all classes and all clips with a problem")
-    parser.add_argument("--train", choices=("official", "all"), default="official", help="HMDB51: train on flag 1, or "
-                        "on flags 0 and 1 together as the published numbers do")
-    add_data_args(parser)
+    parser.add_argument("--train", choices=("official", "all"), help="of split HMDB51: train on flag 1, the default, "
+                        "or on flags 0 and 1 together as the published numbers do")
+    add_data_args(parser, named=False)
     args = parser.parse_args()
+    if args.train and args.command == "check":
+        parser.error("--train says what split writes, and check reads that: leave it out")
 
     def run():
-        spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
         if args.command == "split":
-            file, clips = write_split(spec, args.data_path, args.train)
+            spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
+            file, clips = write_split(spec, args.data_path, args.train or "official")
             train = sum(split == "train" for *_, split in clips)
+            fewer = short_of_official(spec, [train, len(clips) - train])
+            if fewer:
+                print(f"note: the official split has {fewer} clips; those that come later will not be in this file: "
+                      "write it again then", file=sys.stderr)
             print(f"wrote {file}: {train} training and {len(clips) - train} test clips of {spec.num_classes} classes")
             return
-        if spec.folder == "MotionDigits":
-            motiondigits.make(args.data_path)
         try:
+            spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
+            if spec.folder == "MotionDigits":
+                motiondigits.make(args.data_path)
             ready, sentence = check(args.name, spec, args.data_path, args.cache_path or f"{args.data_path}/cache",
                                     args.list, args.skip_missing, args.num_workers)
-        except DataError as error:
+        except ValueError as error:
             ready, sentence = False, f"NOT READY: {error}"
         print(sentence)
         if not ready:

@@ -79,6 +79,7 @@ def _images(folder, classes, size, clips, mean, std):
 
 
 UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101}
+MINI_UCF = Spec(split="ucf50_splits1.csv", classes=_names("miniucf101_classes.txt"), clips={1: (4662, 1861)}, **UCF)
 KINETICS = {"classes": _names("kinetics400_classes.txt"), "images": ("train", "val", "replacement"), "stride": 1,
             "split": "kinetics400_splits.csv", "rule": splits.kinetics, "sampled": True}
 TEN = tuple("0123456789")
@@ -90,8 +91,8 @@ DATASETS = _views({
     # counts of splits 2 and 3: of the official lists
     "UCF101": Spec(split="ucf101_splits1.csv", classes=_names("ucf101_classes.txt"),
                    clips={1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}, **UCF),
-    "miniUCF101": Spec(split="ucf50_splits1.csv", classes=_names("miniucf101_classes.txt"), clips={1: (4662, 1861)},
-                       **UCF),
+    "miniUCF101": MINI_UCF,
+    "UCF50": MINI_UCF,      # the name that published code has for it
     "HMDB51": Spec("HMDB51", "hmdb51_splits.csv", _names("hmdb51_classes.txt"), frames=16, stride=4, size=112,
                    clips=dict.fromkeys((1, 2, 3), (3570, 1530)), rule=splits.hmdb51),
     "Kinetics400": Spec("Kinetics", frames=8, size=64, **KINETICS),
@@ -110,7 +111,7 @@ DATASETS = _views({
                             IMAGENET_STD),
     "ImageNet": _images("ImageNet", ResNet18_Weights.IMAGENET1K_V1.meta["categories"], 128, (1_281_167, 50_000),
                         IMAGENET_MEAN, IMAGENET_STD),
-}, [("MotionDigits", "MotionDigits"), ("UCF101", "UCF101"), ("miniUCF101", "miniUCF101"), ("miniUCF101", "UCF50"),
+}, [("MotionDigits", "MotionDigits"), ("UCF101", "UCF101"), ("miniUCF101", "miniUCF101"), ("UCF50", "UCF50"),
     ("HMDB51", "HMDB51"), ("Kinetics400", "Kinetics400"), ("Kinetics400_long", "Kinetics400_long"), ("SSv2", "SSv2")])
 
 
@@ -199,14 +200,14 @@ def _uniform(n, generator):
 
 def read_csv(file):
     """Rows (folder_name, label, split) of a split file."""
-    with open(file, newline="", encoding="utf-8") as stream:
+    with open(file, newline="", encoding="utf-8-sig") as stream:       # a spreadsheet may have put a mark before it
         rows = csv.DictReader(stream)
         content = [(row.get("folder_name"), row.get("label"), row.get("split")) for row in rows]
     wanted = {"folder_name", "label", "split"}
     if not content or not wanted <= set(rows.fieldnames):
         raise DataError(f"split file {file} must have the columns folder_name,label,split and at least one clip; "
-                        f"it has {rows.fieldnames if content else 'no clip'}: mend it, or remove it and use the rule "
-                        "of the data set")
+                        f"it has {rows.fieldnames if content else 'no clip'}: mend it, or remove it where the data set "
+                        "has a rule of its own")
     for name, label, split in content:
         if not label:
             raise DataError(f"split file {file} has the label {label!r} (clip {name!r}): give each clip one")
@@ -225,22 +226,23 @@ def read_split(spec, data_path, train="official", use_file=True):
     """
     root = Path(data_path) / spec.folder
     file = root / spec.split
-    if not any((root / folder).is_dir() for folder in spec.images):
+    if use_file and not any((root / folder).is_dir() for folder in spec.images):
         raise DataError(f"no frame folders at {root / spec.images[0]}: put the frames of {root.name} there as "
                         f"{root / spec.images[0]}/<clip>/frame000001.jpg ..., or name another folder with --data_path")
     present = use_file and file.is_file()
     source = f"split file {file}" if present else f"{root} (no {spec.split}, split by {spec.rule.__name__}'s rule)"
     number = {name.lower(): i for i, name in enumerate(spec.classes)}
-    clips, seen, counts = [], set(), {"train": [0] * spec.num_classes, "test": [0] * spec.num_classes}
+    clips, seen, counts = [], {}, {"train": [0] * spec.num_classes, "test": [0] * spec.num_classes}
     for name, label, split in read_csv(file) if present else spec.rule(spec, root, spec.fold, train):
         k = number.get(label.lower())
         if k is None:
             raise DataError(f"{source} has the label {label!r} (clip {name!r}), which is not one of the "
                             f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
                             "file of another data set?")
-        if name in seen:
-            raise DataError(f"{source} names {name!r} more than once: keep one line for each clip")
-        seen.add(name)
+        if seen.setdefault(name, (k, split)) != (k, split):
+            raise DataError(f"{source} names {name!r} more than once, with other labels or splits: keep one line")
+        if len(seen) == len(clips):     # the same line again
+            continue
         counts[split][k] += 1
         clips.append((name, k, split))
     for split, count in counts.items():
@@ -262,7 +264,8 @@ def in_order(names, gaps=False):
 
     gaps: whether numbers may be left out.
     """
-    numbered = sorted((int(match[1]), name) for name in names if (match := FRAME.search(name)))
+    numbered = sorted((int(match[1]), name) for name in names       # hidden ones are no frames: macOS leaves ._1.jpg
+                      if (match := FRAME.search(name)) and not name.startswith("."))
     files = tuple(name for _, name in numbered)
     for (number, name), (following, other) in zip(numbered, numbered[1:], strict=False):
         if number == following:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from distill_utils.dataset import DATASETS
 from distill_utils.files import disk_full, is_disk_full, replacing, try_lock
 from distill_utils.run import ROOT, Help, not_negative, positive, progress
 
@@ -137,8 +138,16 @@ def write_frames(video, folder, chosen, settings):
     return decoded, damaged
 
 
+def repeat_frames(folder, there, wanted):
+    """Makes `wanted` files of fewer: frames repeat, in order and evenly, so that no video is too short."""
+    for number in range(wanted, 0, -1) if there < wanted else ():      # from the end, so that no source is gone
+        source = round((number - 1) * (there - 1) / (wanted - 1)) + 1
+        if source != number:
+            shutil.copyfile(folder / f"frame{source:06d}.jpg", folder / f"frame{number:06d}.jpg")
+
+
 def extract_clip(video, folder, settings):
-    """Makes the frame folder of one video. Returns its number of frames. BrokenVideo says why there is none.
+    """Makes the frame folder of one video. Returns its number of different frames. BrokenVideo says why there is none.
 
     Not synced to the disk file by file, which would take longer than the rest: the readers notice torn frames.
     """
@@ -154,6 +163,7 @@ def extract_clip(video, folder, settings):
             if decoded == 0 or damaged and decoded < 0.9 * packets:
                 raise BrokenVideo(f"{decoded} of its {packets} frames can be decoded")
             if decoded == count or not settings.frames:
+                repeat_frames(unfinished, min(settings.frames, decoded), settings.frames)
                 os.rename(unfinished, folder)
                 return min(settings.frames or decoded, decoded)
             shutil.rmtree(unfinished)       # not every packet was a frame: choose again
@@ -186,13 +196,14 @@ def find_videos(source, like):
     return sorted(videos)
 
 
-def extract_all(jobs, root, settings, source, num_workers=0, enough=0):
+def extract_all(jobs, root, settings, source, num_workers=0, enough=0, like="another tree"):
     """Makes the clips that are not there yet, in parallel, and lists the rest. Returns {"<images>/<name>": number of
     frames} of all clips that are there now, and prints the RESULT line.
 
     jobs: (video, images, name) for the clip <root>/<images>/<name>; no name: the video is not where it should be. Clips
-    of fewer than `enough` frames are listed in <root>/short_videos.txt, videos that gave none in broken_videos.txt, a
-    line each: the video below `source`, a tab and why. num_workers: processes; 0: one a core.
+    of fewer than `enough` frames are listed in <root>/short_videos.txt as they are made, videos that gave none in
+    broken_videos.txt, a line each: the video below `source`, a tab and why. num_workers: processes; 0: one a core.
+    like: the tree that was expected, for what lies elsewhere.
     """
     try:
         import av  # noqa: F401 (before any work)
@@ -204,7 +215,7 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0):
     if lock is None:
         raise ValueError(f"another extraction is writing to {root}: wait for it, or write to another folder")
     with lock:
-        videos, broken = _sort_out(jobs)
+        videos, broken = _sort_out(jobs, like)
         for images in sorted({Path(clip).parent for clip in videos}):
             _check_settings(root / images, settings)
             for stale in (root / images).glob(f"{UNFINISHED}*"):    # of a run that was killed: we hold the lock
@@ -217,29 +228,33 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0):
                     broken[video] = why
                 else:
                     frames[clip] = count
-        short = {videos[clip]: f"{count} frames, {enough} wanted" for clip, count in frames.items() if count < enough}
-        for name, lines in (("broken_videos.txt", broken), ("short_videos.txt", short)):
-            _update_list(root / name, lines, [video for video, _, _ in jobs], source)
+                    if count < enough:      # told at once: where frames were repeated the clip does not show it
+                        short = {video: f"{count} frames, {enough} wanted"}
+                        _update_list(root / "short_videos.txt", short, [video], source)
+        _update_list(root / "broken_videos.txt", broken, [video for video, _, _ in jobs], source)
+        num_short = _update_list(root / "short_videos.txt", {}, [], source)
     if not frames:
         raise ValueError(f"none of {len(jobs)} videos gave a clip; {root / 'broken_videos.txt'} says why, first: "
                          f"{next(iter(broken.values()))}")
-    result = {"made": len(frames) - present, "present": present, "short": len(short), "broken": len(broken),
+    result = {"made": len(frames) - present, "present": present, "short": num_short, "broken": len(broken),
               "seconds": round(time.time() - began, 1)}
-    print(f"{root}: {result['made']} clips made, {present} were there, {len(short)} of them short (short_videos.txt), "
+    print(f"{root}: {result['made']} clips made, {present} were there, {num_short} of them short (short_videos.txt), "
           f"{len(broken)} videos without a clip (broken_videos.txt)", file=sys.stderr)
     print("RESULT " + json.dumps(result), flush=True)
     return frames
 
 
-def _sort_out(jobs):
+def _sort_out(jobs, like):
     """{clip: video} of the jobs that can be done and {video: why} of the others."""
     videos, broken = {}, {}
     for video, images, name in jobs:
         clip = f"{images}/{name}"
         if not name:
-            broken[video] = "its place and name do not say which clip it is"
+            broken[video] = f"its place and name do not say which clip it is; expected is {like}"
         elif name == ".." or Path(name).name != name or not name.isprintable() or name.startswith(UNFINISHED):
             broken[video] = f"{name!a} cannot be the name of a folder in {images}"
+        elif len(os.fsencode(name)) > 255:
+            broken[video] = f"its clip's name would have {len(os.fsencode(name))} bytes, and 255 are allowed: rename it"
         elif clip in videos:
             broken[video] = f"{videos[clip]} is to become the same clip"
         else:
@@ -314,10 +329,14 @@ def _work(video, folder, settings):
         return extract_clip(video, folder, settings), None
     except BrokenVideo as error:
         return 0, str(error)
+    except OSError:     # a full disk, no right to write: the next video would meet it too
+        raise
+    except Exception as error:      # whatever one odd video makes a library raise
+        return 0, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _update_list(file, lines, videos, source):
-    """Rewrites a list {video: why}; what it says of videos that this run was not about stays."""
+    """Rewrites a list {video: why}; what it says of videos that this run was not about stays. Returns its length."""
     def shown(video):
         name = os.path.relpath(video, source)
         return name if name.isprintable() else ascii(name)
@@ -328,6 +347,18 @@ def _update_list(file, lines, videos, source):
     with replacing(file) as temporary:
         new = [f"{shown(video)}\t{why}" for video, why in lines.items()]
         temporary.write_text("".join(f"{line}\n" for line in sorted(kept + new)), encoding="utf-8")
+    return len(kept + new)
+
+
+def extract_table(description, name, like, stretch):
+    """The whole of a script for a data set of the table whose videos are named as its clips, at any depth."""
+    spec = DATASETS[name]
+    args = extract_parser(description, spec.size, spec.frames if spec.sampled else 0).parse_args()
+    frames = args.frames or (spec.frames if spec.sampled else 0)
+    settings = Settings(frames, "spread", 1, args.im_size, args.quality, stretch)
+    jobs = [(video, spec.images[0], video.stem) for video in find_videos(args.source, like)]
+    extract_all(jobs, Path(args.data_path) / spec.folder, settings, args.source, args.num_workers,
+                enough=frames or spec.frames, like=like)
 
 
 # ---- arguments ----------------------------------------------------------------------------------------------------

@@ -76,10 +76,11 @@ def add_run_args(parser):
     group.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled")
 
 
-def add_data_args(parser):
+def add_data_args(parser, named=True):
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS, or a folder of your "
-                       "own with a split.csv")
+    if named:
+        group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS, or a folder of "
+                           "your own with a split.csv")
     group.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
     group.add_argument("--cache_path", help="folder of the decoded frames; <data_path>/cache if not given")
     group.add_argument("--frames", type=positive, help="frames of a clip, if other than the data set's")

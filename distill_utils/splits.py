@@ -29,6 +29,10 @@ def ucf101(spec, root, fold=1, train="official"):
     """
     wanted = {name.lower() for name in spec.classes}
     lists = {split: _find(root, f"{split}list{fold:02d}.txt") for split in ("train", "test")}
+    if any(lists.values()) and not all(lists.values()):
+        absent = next(split for split, file in lists.items() if not file)
+        raise DataError(f"{root} has one of the official lists of split {fold}, but no {absent}list{fold:02d}.txt: put "
+                        "both there, or none, and test groups decide")
     if all(lists.values()):
         rows = []
         for split, file in lists.items():       # lines as ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
@@ -72,7 +76,7 @@ def kinetics(spec, root, fold=1, train="official"):
     rows = []
     for split, names in KINETICS_FILES.items():
         file = _first(root, names)
-        with open(file, newline="", encoding="utf-8") as stream:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             columns = {"label", "youtube_id", "time_start", "time_end"}
             if not columns <= set(reader.fieldnames or ()):

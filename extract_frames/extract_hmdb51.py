@@ -10,17 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
+from distill_utils.extract import extract_table
 from distill_utils.run import cli
 
 
 def main():
-    args = extract_parser(__doc__, im_size=112).parse_args()
-    settings = Settings(args.frames, "spread", 1, args.im_size, args.quality, stretch=True)
-    jobs = [(video, "jpegs_112", video.stem)
-            for video in find_videos(args.source, "<class>/<video>.avi, out of one rar file a class")]
-    extract_all(jobs, Path(args.data_path) / "HMDB51", settings, args.source, args.num_workers,
-                enough=args.frames or 16)
+    extract_table(__doc__, "HMDB51", "<class>/<video>.avi, out of one rar file a class", stretch=True)
 
 
 if __name__ == "__main__":

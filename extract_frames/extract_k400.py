@@ -14,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from distill_utils.dataset import DATASETS
 from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
 from distill_utils.run import cli, positive
 
 CLIP = re.compile(r"([\w-]{11})_(\d+)_(\d+)", re.ASCII)
 FOLDERS = ("train", "val", "test", "replacement")
-DATASETS = {"Kinetics400": ("Kinetics", 8, 64), "Kinetics400_long": ("Kinetics_long", 16, 112)}
 
 
 def clip_name(stem):
@@ -30,15 +30,15 @@ def clip_name(stem):
 
 def main():
     parser = extract_parser(__doc__, im_size=None, frames=None)
-    parser.add_argument("--dataset", choices=tuple(DATASETS), default="Kinetics400",
+    parser.add_argument("--dataset", choices=("Kinetics400", "Kinetics400_long"), default="Kinetics400",
                         help="8 frames of 64 pixels, or 16 of 112, if --frames and --im_size say nothing else")
     parser.add_argument("--stride", type=positive, help="frames of the video from one to the next; by default 64 / "
                         "--frames, so that a clip lasts about two seconds")
     args = parser.parse_args()
-    folder, frames, im_size = DATASETS[args.dataset]
-    frames = frames if args.frames is None else args.frames
-    settings = Settings(frames, "middle", args.stride or max(64 // max(frames, 1), 1), args.im_size or im_size,
-                        args.quality, stretch=False)
+    spec = DATASETS[args.dataset]
+    frames = args.frames or spec.frames
+    settings = Settings(frames, "middle", args.stride or max(64 // frames, 1), args.im_size or spec.size, args.quality,
+                        stretch=False)
     jobs = []
     for images in FOLDERS:
         source = Path(args.source) / images
@@ -47,7 +47,8 @@ def main():
     if not jobs:
         raise ValueError(f"{args.source} holds none of the folders {', '.join(FOLDERS)}, but "
                          f"{sorted(os.listdir(args.source))[:5]}: name the folder that holds them with --source")
-    extract_all(jobs, Path(args.data_path) / folder, settings, args.source, args.num_workers, enough=frames or 16)
+    extract_all(jobs, Path(args.data_path) / spec.folder, settings, args.source, args.num_workers, enough=frames,
+                like="<id>_<start>_<end>.mp4")
 
 
 if __name__ == "__main__":

@@ -9,15 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
+from distill_utils.extract import extract_table
 from distill_utils.run import cli
 
 
 def main():
-    args = extract_parser(__doc__, im_size=64, frames=8).parse_args()
-    settings = Settings(args.frames, "spread", 1, args.im_size, args.quality, stretch=False)
-    jobs = [(video, "frame", video.stem) for video in find_videos(args.source, "<id>.webm")]
-    extract_all(jobs, Path(args.data_path) / "SSv2", settings, args.source, args.num_workers, enough=args.frames or 8)
+    extract_table(__doc__, "SSv2", "<id>.webm", stretch=False)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
+from distill_utils.extract import extract_table
 from distill_utils.run import cli
 
 
 def main():
-    args = extract_parser(__doc__, im_size=112).parse_args()
-    settings = Settings(args.frames, "spread", 1, args.im_size, args.quality, stretch=True)
-    jobs = [(video, "jpegs_112", video.stem) for video in find_videos(args.source, "<Class>/v_<Class>_g01_c01.avi")]
-    extract_all(jobs, Path(args.data_path) / "UCF101", settings, args.source, args.num_workers,
-                enough=args.frames or 16)
+    extract_table(__doc__, "UCF101", "<Class>/v_<Class>_g01_c01.avi", stretch=True)
 
 
 if __name__ == "__main__":

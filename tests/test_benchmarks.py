@@ -51,4 +51,4 @@ def test_an_index_is_read_and_streamed():
     done = subprocess.run([sys.executable, ROOT / "benchmarks" / "loading.py", "--index", "--index_clips", "800"],
                           capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["clips"] == 800 and result["cache_bytes"] == 800 * 2 * 3 * 16 * 16
+    assert result["clips"] == 800 and result["cache_bytes"] == 800 * 8 * 3 * 16 * 16

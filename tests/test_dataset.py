@@ -126,11 +126,11 @@ def test_frames_go_by_number_and_not_by_name_or_directory(tree, first, name):
 def test_known_names_and_sizes():
     videos = {"MotionDigits", "UCF101", "miniUCF101", "HMDB51", "Kinetics400", "Kinetics400_long", "SSv2"}
     views = {view + name for view in ("", "single", "static") for name in videos}
-    assert set(DATASETS) == views | {"singleUCF50", "staticUCF50"} | IMAGES
+    assert set(DATASETS) == views | {"UCF50", "singleUCF50", "staticUCF50"} | IMAGES
     assert len(DATASETS["UCF101"].classes) == 101 and len(DATASETS["miniUCF101"].classes) == 50
     assert set(DATASETS["miniUCF101"].classes) < set(DATASETS["UCF101"].classes)
     assert {"ApplyEyeMakeup", "HandstandPushups", "YoYo"} < set(DATASETS["UCF101"].classes)
-    assert replace(DATASETS["singleUCF50"], view="clip") == DATASETS["miniUCF101"]
+    assert replace(DATASETS["singleUCF50"], view="clip") == DATASETS["miniUCF101"] == DATASETS["UCF50"]
     assert DATASETS["UCF101"].clips[1] == (9537, 3783) and DATASETS["miniUCF101"].clips[1] == (4662, 1861)
 
 
@@ -227,7 +227,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
     ("folder_name,label,split", [*ROWS, ("Up_train_0", "Sideways", "train")], "label 'Sideways'.*of another data set"),
     ("folder_name,label,split", [*ROWS, ("more",)], "label None .clip 'more'"),
     ("folder_name,label,split", [*ROWS, ("more", "Up", "val")], "'more' has the split 'val': it must be train or test"),
-    ("folder_name,label,split", [*ROWS, ROWS[3]], f"{ROWS[3][0]!r} more than once: keep one line"),
+    ("folder_name,label,split", [*ROWS, (ROWS[3][0], "Up", "test")], f"{ROWS[3][0]!r} more than once, with other"),
     ("folder_name,label,split", [r for r in ROWS if r[1:] != ("Down", "test")],
      "1 of 3 classes have no test clip, .*'Down'.*add their clips"),
     ("folder_name,label,split", [*ROWS, ("nowhere", "Up", "train")], r"1 of 7 train .* no folder.*\['nowhere'\]"),
@@ -259,3 +259,14 @@ def test_clips_without_frames_or_with_gaps(tree, numbers, name, message):
     write_split(tree / "Set" / "set.csv", [*ROWS, ("Up_train_0x", "Up", "train")])
     with pytest.raises(DataError, match=f"Up_train_0x.*{message}.*extract this clip again, or take it out of set.csv"):
         FrameFolder(SPEC, tree, "train")
+
+
+def test_the_same_line_twice_a_mark_before_the_first_and_hidden_files(tree):
+    write_split(tree / "Set" / "set.csv", [*ROWS, ROWS[3]])
+    once = FrameFolder(SPEC, tree, "train").names
+    text = (tree / "Set" / "set.csv").read_text()
+    (tree / "Set" / "set.csv").write_text(text, encoding="utf-8-sig")
+    clip = tree / "Set" / "img" / once[0]
+    (clip / "._frame1.png").write_bytes(b"left by macOS")
+    again = FrameFolder(SPEC, tree, "train")
+    assert again.names == once and len(set(once)) == len(once) and all(f.name[0] != "." for f in again.files[0])

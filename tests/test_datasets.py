@@ -128,6 +128,9 @@ def test_ucf_official_lists_go_before_the_groups(ucf):
             assert len(rows) == count and all((split == "test") == ("_g20_" in clip) and f"v_{label}_" in clip
                                               for clip, (label, split) in rows.items())
         assert len(rows_of(choose_fold(get_spec("UCF101"), 2), ucf)) == 25 * 101     # its lists are not there
+        (folder / "trainlist02.txt").write_text("YoYo/v_YoYo_g20_c01.avi 1\n")
+        with pytest.raises(DataError, match="one of the official lists of split 2, but no testlist02.txt"):
+            read_split(choose_fold(get_spec("UCF101"), 2), ucf)
         (folder / "testlist01.txt").write_text("v_YoYo_g20_c01.avi\n")
         with pytest.raises(DataError, match="testlist01.txt: 'v_YoYo_g20_c01.avi' is not <class>/<video>"):
             read_split(get_spec("UCF101"), ucf)
@@ -614,12 +617,36 @@ def test_check_shows_the_first_clips_and_all_with_list(kinetics, monkeypatch, ca
         (clip / "01.jpg").unlink()
     args = ("check", "Kinetics400", "--data_path", kinetics, "--frames", 2)
     status, last, shown = command(*args, monkeypatch=monkeypatch, capsys=capsys)
-    assert status == 1 and "first abseiling (test)" in last and "no clip of 9 classes" in last
+    assert status == 1 and "first abseiling (test)" in last and "lacks 9 classes" in last
     assert shown.count("has 1 frames where clips have 2") == 5 and "... and 4 more (--list)" in shown
     assert "test clips that are missing or not whole: 9" in shown and "8x8 (" in shown
     assert "smaller than 64 pixels" in shown
     shown = command(*args, "--list", monkeypatch=monkeypatch, capsys=capsys)[2]
     assert shown.count("has 1 frames where clips have 2") == 9 and "zumba" in shown and "more (--list)" not in shown
+
+
+def test_an_extraction_that_is_half_done_is_not_ready(tmp_path, monkeypatch, capsys):
+    """Without lists the clips are those that are there: their number says that others are missing."""
+    for label in DATASETS["miniUCF101"].classes:
+        for group in (1, 8):
+            clip = tmp_path / "UCF101" / "jpegs_112" / f"v_{label}_g{group:02d}_c01"
+            clip.mkdir(parents=True)
+            Image.new("RGB", (112, 112)).save(clip / "frame000001.jpg")
+    args = ("check", "miniUCF101", "--data_path", tmp_path)
+    status, last, shown = command(*args, monkeypatch=monkeypatch, capsys=capsys)
+    assert status == 1 and last.startswith("NOT READY: miniUCF101 has 50 training and 50 test clips where the official "
+                                           "split has 4662 and 1861")
+    assert "clips shorter than 16 frames (theirs will repeat): 50" in shown and "_c01: 1 frames" in shown
+    status, last, _ = command(*args, "--skip_missing", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, last) == (0, "READY: miniUCF101 has 50 training and 50 test clips of 50 classes.")
+    status, last, shown = command("split", *args[1:], monkeypatch=monkeypatch, capsys=capsys)
+    assert status == 0 and "write it again then" in shown
+
+
+def test_what_check_does_not_take(tmp_path, monkeypatch, capsys):
+    for flags in (("--train", "all"), ("--dataset", "UCF101")):
+        status, _, shown = command("check", "HMDB51", *flags, monkeypatch=monkeypatch, capsys=capsys)
+        assert status == 2 and flags[0] in shown
 
 
 def test_check_without_data_says_where_it_looked(tmp_path, monkeypatch, capsys):
@@ -637,4 +664,4 @@ def test_check_of_images(tmp_path, monkeypatch, capsys):
 def test_the_command_as_a_user_runs_it(tmp_path):
     done = subprocess.run([sys.executable, "-m", "distill_utils.dataset", "check", "UCF102"], cwd=ROOT, text=True,
                           capture_output=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: unknown --dataset 'UCF102'")
+    assert done.returncode == 1 and done.stdout.startswith("NOT READY: unknown --dataset 'UCF102'")

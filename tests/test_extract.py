@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -18,7 +19,7 @@ from PIL import Image
 
 from conftest import ROOT, run_script
 from distill_utils import extract
-from distill_utils.dataset import clip_positions, grid_frames
+from distill_utils.dataset import FrameFolder, clip_positions, get_spec, grid_frames
 from distill_utils.extract import BrokenVideo, Settings, choose_frames, extract_all, extract_clip, scaled_size
 from distill_utils.files import try_lock
 from test_files import fork, hang, wait_for
@@ -146,13 +147,14 @@ def test_every_frame_in_display_order(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", [".mp4", ".webm"])
 @pytest.mark.parametrize("how, frames, wanted", [
-    ("middle", 40, range(4, 36, 4)), ("middle", 24, range(1, 23, 3)), ("middle", 9, range(8)), ("middle", 5, range(5)),
-    ("spread", 40, range(2, 40, 5)), ("spread", 16, range(1, 16, 2)), ("spread", 3, range(3))])
+    ("middle", 40, range(4, 36, 4)), ("middle", 24, range(1, 23, 3)), ("middle", 9, range(8)),
+    ("middle", 5, [0, 1, 1, 2, 2, 3, 3, 4]), ("spread", 40, range(2, 40, 5)), ("spread", 16, range(1, 16, 2)),
+    ("spread", 3, [0, 0, 1, 1, 1, 1, 2, 2])])     # of a video that is too short frames repeat
 def test_the_chosen_frames_and_no_others(tmp_path, kind, how, frames, wanted):
     settings = Settings(8, how, 4, 32, 95, stretch=False)
     if how == "middle" and frames == 40:
         wanted = range(5, 34, 4)
-    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == len(wanted)
+    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == len(set(wanted))
     assert numbers(tmp_path / "clip") == list(wanted)
 
 
@@ -174,7 +176,7 @@ def test_a_variable_frame_rate_neither_repeats_nor_drops(tmp_path, kind, times):
 @pytest.mark.parametrize("kind", CODECS)
 def test_one_frame(tmp_path, kind):
     extract_clip(film(tmp_path / f"a{kind}", 1, first=7), tmp_path / "clip", Settings(8, "middle", 8, 32, 95, False))
-    assert numbers(tmp_path / "clip") == [7]
+    assert numbers(tmp_path / "clip") == [7] * 8
 
 
 @pytest.mark.parametrize("stretch", [True, False])
@@ -358,7 +360,7 @@ def test_nothing_but_broken_videos_is_an_error(tmp_path):
 @pytest.mark.parametrize("name, why", [(None, "do not say which clip"), ("", "do not say which clip"),
     *((name, "cannot be the name of a folder in jpegs") for name in (
         "..", ".", "../x", "a/b", "/tmp/x", "x/", "a\nb", "a\tb", "bad\udcff", ".unfinished-1", "nul\0")),
-    ("0", "0.mp4 is to become the same clip")])
+    ("0", "0.mp4 is to become the same clip"), ("\u6f22" * 86, "258 bytes, and 255 are allowed")])
 def test_names_that_cannot_be_clips_are_refused(tmp_path, videos, name, why):
     run(videos[:2], tmp_path / "set", names=["0", name])
     file, reason = (tmp_path / "set" / "broken_videos.txt").read_text().strip().split("\t")
@@ -562,8 +564,16 @@ def test_kinetics_around_the_middle(tmp_path, dataset, folder, frames, wanted):
     assert clips(tmp_path / folder) == sorted([*long, "train/_1_2_3_4_5__000007_000017"])
     for clip in long:
         assert numbers(tmp_path / folder / clip) == list(wanted)
+    short = numbers(tmp_path / folder / "train" / "_1_2_3_4_5__000007_000017")
+    assert len(short) == frames and short == sorted(short) and set(short) == {0, 1, 2}
     assert images(tmp_path / folder / long[0]).shape[1] == {8: 64, 16: 112}[frames]
     assert (tmp_path / folder / "broken_videos.txt").read_text().startswith("train/no clip.mp4\tits place and name")
+    spec = replace(get_spec(dataset), images=("train",))        # a short video is read like any other
+    rows = [(clip.split("/")[1], 0, "train") for clip in clips(tmp_path / folder) if clip.startswith("train")]
+    read = FrameFolder(spec, tmp_path, "train", rows=rows)
+    assert sorted(read.names) == sorted(name for name, *_ in rows) and set(read.counts) == {frames}
+    again = script("extract_k400.py", source, tmp_path, "--dataset", dataset)
+    assert {key: again[key] for key in ("made", "present", "short")} == {"made": 0, "present": 4, "short": 1}
 
 
 def test_ssv2_straight_from_webm(tmp_path):
@@ -587,17 +597,33 @@ def test_a_wrong_source(tmp_path, monkeypatch, name, message):
     assert not (tmp_path / "data").exists()
 
 
-def test_folders_that_say_the_split(tmp_path, monkeypatch):
+@pytest.mark.parametrize("test", ["test", "val"])
+def test_folders_that_say_the_split(tmp_path, monkeypatch, capsys, test):
     monkeypatch.syspath_prepend(ROOT / "extract_frames")
-    for split, label, first in (("train", "up", 0), ("train", "down", 1), ("test", "up", 2), ("test", "down", 3)):
+    for split, label, first in (("train", "up", 0), ("train", "down", 1), (test, "up", 2), (test, "down", 3)):
         film(tmp_path / "videos" / split / label / "0.mp4", 3, first)      # one name in both
     monkeypatch.setattr(sys, "argv", ["extract_folder", "--source", str(tmp_path / "videos"), "--target",
                                       str(tmp_path / "out"), "--num_workers", "1"])
     main = __import__("extract_folder").main
     main()
     assert (tmp_path / "out" / "split.csv").read_text().splitlines() == [
-        "folder_name,label,split", "test_down_0,down,test", "test_up_0,up,test", "train_down_0,down,train",
-        "train_up_0,up,train"]
-    (tmp_path / "out" / "split.csv").write_text("mine")
+        "folder_name,label,split", *sorted([f"{test}_down_0,down,test", f"{test}_up_0,up,test",
+                                            "train_down_0,down,train", "train_up_0,up,train"])]
+    mine = f"folder_name,label,split\ntrain_up_0,up,train\n{test}_up_0,up,test\n"
+    (tmp_path / "out" / "split.csv").write_text(mine)
     main()
-    assert (tmp_path / "out" / "split.csv").read_text() == "mine"
+    assert (tmp_path / "out" / "split.csv").read_text() == mine
+    assert "2 clips are not in" in capsys.readouterr().err      # of videos that came later, or were mended
+
+
+def test_whatever_one_odd_video_raises_is_its_own_fault(tmp_path, videos, monkeypatch):
+    real = extract.scan
+
+    def odd(video):
+        if video.stem == "1":
+            raise ZeroDivisionError("division\nby zero")
+        return real(video)
+
+    monkeypatch.setattr(extract, "scan", odd)
+    assert len(run(videos[:3], tmp_path / "set", num_workers=1)) == 2
+    assert (tmp_path / "set" / "broken_videos.txt").read_text() == "1.mp4\tZeroDivisionError: division\n"
