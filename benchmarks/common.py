@@ -19,19 +19,27 @@ from distill_utils.dataset import Spec
 from distill_utils.run import keep_memory, seeded
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
-# network, classes, frames, pixels, real clips a class, synthetic clips a class
+# network, classes, frames, pixels, real clips a class, synthetic clips a class; --size takes such a list too
 SIZES = {"tiny": ("ConvNet3DD2W16", 4, 8, 32, 4, 2), "small": ("ConvNet3D", 10, 16, 64, 8, 5),
          "miniUCF101": ("ConvNet3D", 50, 16, 112, 64, 1)}
 
 
+def size_of(name):
+    """A row of SIZES by name, or written out: ConvNet3D,10,16,64,8,5."""
+    if name in SIZES:
+        return SIZES[name]
+    network, *numbers = name.split(",")
+    return network, *map(int, numbers)
+
+
 def spec_of(size):
-    _, classes, frames, pixels, _, _ = SIZES[size]
+    _, classes, frames, pixels, _, _ = size_of(size)
     return Spec("generated", "generated", tuple(map(str, range(classes))), frames, 1, pixels, flip=False)
 
 
 def make_clips(size):
     """Generated clips, uint8: smooth random fields, with one possible start and no flip, so that sides see the same."""
-    _, classes, frames, pixels, per_class, _ = SIZES[size]
+    _, classes, frames, pixels, per_class, _ = size_of(size)
     spec, rng, n = spec_of(size), np.random.default_rng(0), classes * per_class
     coarse = torch.from_numpy(rng.normal(size=(n * frames, 3, pixels // 8 + 1, pixels // 8 + 1))).float()
     fine = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bilinear")
@@ -42,7 +50,7 @@ def make_clips(size):
 
 def make_set(size, kind, seed=0):
     """A VideoSet or a StaticDynamicSet of random values, with one image and one memory a clip."""
-    _, classes, frames, pixels, _, ipc = SIZES[size]
+    _, classes, frames, pixels, _, ipc = size_of(size)
     shape = (frames, 3, pixels, pixels)
     with seeded(seed):
         synset = VideoSet(classes, ipc, shape) if kind == "pixels" else StaticDynamicSet(classes, ipc, ipc, ipc, shape)
@@ -105,7 +113,8 @@ def difference(plain, ours):
 
 def parser_of(doc, repeats=3):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="small", choices=SIZES)
+    parser.add_argument("--size", default="small", help=f"{', '.join(SIZES)}, or a row such as "
+                        + ",".join(map(str, SIZES["small"])))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: a core each")
     parser.add_argument("--repeats", type=int, default=repeats)
@@ -120,7 +129,7 @@ def conditions(args):
     keep_memory()
     device = torch.device(args.device)
     name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-    network, classes, frames, pixels, real, ipc = SIZES[args.size]
+    network, classes, frames, pixels, real, ipc = size_of(args.size)
     return device, {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "network": network,
                     "classes": classes, "clips": [frames, 3, pixels, pixels], "real_per_class": real,
                     "synthetic_per_class": ipc, "repeats": args.repeats, "precision": args.precision}

@@ -21,7 +21,7 @@ from utils import in_precision, per_sample
 
 def make(kind, args, device):
     clips, synset = common.make_clips(args.size), common.make_set(args.size, kind).to(device)
-    model, spec = common.SIZES[args.size][0], clips.spec
+    model, spec = common.size_of(args.size)[0], clips.spec
     floats = plain.preload(clips)[0].to(device)
     sampler, pairs = ClassSampler(clips), all_pairs(synset, device)
     dtype = resolve_precision(args.precision, device)

@@ -35,7 +35,7 @@ def sides_of(dataset, train_on, clips, args, device):
 
     def draw_network():
         with seeded(0, device):
-            return NETWORKS[common.SIZES[args.size][0]](clips.spec).to(device)
+            return NETWORKS[common.size_of(args.size)[0]](clips.spec).to(device)
 
     def loss_after(network):
         with torch.no_grad():

@@ -25,7 +25,7 @@ def make_problem(size, device):
     """(solve, bytes of one copy of the weights); solve(unroll, steps) -> all the gradients as one vector."""
     spec, synset = common.spec_of(size), common.make_set(size, "s2d")
     with seeded(0):
-        network = NETWORKS[common.SIZES[size][0]](spec).to(device)
+        network = NETWORKS[common.size_of(size)[0]](spec).to(device)
         target = [tensor.detach() + 0.01 * torch.randn(tensor.shape).to(device) for tensor in network.parameters()]
     synset.to(device)
     parameters, pairs = tuple(synset.parameters()), all_pairs(synset, device)

@@ -20,7 +20,7 @@ def make(kind, args, device):
     clips = common.make_clips(args.size)
     dataset, dtype = plain.RealClips(*plain.preload(clips)), resolve_precision(args.precision, device)
     with seeded(0, device):
-        network = NETWORKS[common.SIZES[args.size][0]](clips.spec).to(device)
+        network = NETWORKS[common.size_of(args.size)[0]](clips.spec).to(device)
 
     def ours(passes):
         result = evaluate(network, clips, BATCH, device=device, passes=passes, dtype=dtype)
