@@ -25,6 +25,7 @@ from distill_utils.run import (
     generator,
     not_negative,
     positive,
+    precision_name,
     progress,
     rate,
     resolve_device,
@@ -93,7 +94,7 @@ def main():
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in ("dry_run", "save_interval")}
-    settings |= {"frames": spec.frames, "im_size": spec.size}
+    settings |= {"frames": spec.frames, "im_size": spec.size, "precision": precision_name(args.precision, device)}
     check_settings(folder, settings)
 
     # data

@@ -5,6 +5,8 @@
 """
 from functools import partial
 
+import torch
+
 from distill_utils.clips import ClassSampler
 from distill_utils.matching import class_means, dm_gradient
 from distill_utils.run import (
@@ -68,14 +70,14 @@ def main():
 
     score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
 
-    def embed(clips):
-        return network.embed(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
+    def embed(clips, dtype=torch.float32):
+        return in_precision(network.embed, dtype)(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
 
     def real_means(some_classes):
         if bank:
             return means[some_classes]
         real = sampler.draw(some_classes, args.batch_real, draw, run.device)
-        return class_means(in_precision(embed, dtype), real)
+        return class_means(partial(embed, dtype=dtype), real)
 
     # loop
     for it in run.loop(args.Iteration):

@@ -54,11 +54,17 @@ def convolve(conv, x, dtype):
     if dtype != torch.bfloat16:
         first = x.requires_grad and x.device.type == "cpu" and conv.in_channels < 8 and conv.stride == (1, 2, 2)
         return folded_convolution(conv, x) if first else conv(x)
-    # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14).
+    # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14). Such small
+    # maps cost little in float32.
     if min(x.shape[3:]) < 4:
         return conv(x.float()).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last_3d)  # the layout that bfloat16 kernels are fast in
     return F.conv3d(x, conv.weight.to(dtype), conv.bias.to(dtype), conv.stride, conv.padding)
+
+
+def own_precision(x):
+    """For a network that casts by itself: no autocast, which would pool bfloat16 clips in float32."""
+    return torch.autocast(x.device.type, enabled=False) if x.dtype == torch.bfloat16 else nullcontext()
 
 
 class ConvNet3D(nn.Module):
@@ -84,8 +90,7 @@ class ConvNet3D(nn.Module):
     def feature_map(self, x):
         """(B, T, C, H, W) -> (B, width, T', H', W')."""
         x, dtype = x.transpose(1, 2), x.dtype
-        # Autocast would pool in float32.
-        with torch.autocast(x.device.type, enabled=False) if dtype == torch.bfloat16 else nullcontext():
+        with own_precision(x):
             for i, conv in enumerate(self.convs):
                 x = convolve(conv, x, dtype)
                 # A short or small clip has less left than the kernel asks for.
@@ -99,12 +104,14 @@ class ConvNet3D(nn.Module):
         return self.feature_map(x).flatten(1)
 
     def forward(self, x):
-        x = self.feature_map(x)
-        frames, height, width = x.shape[2:]
-        # All that is left in space and two steps in time: the published (2, 2, 2) at 112 pixels and (2, 1, 1) at 64.
-        x = F.avg_pool3d(x, (min(2, frames), height, width), stride=1)
-        x = self.classifier(self.dropout(x))  # (B, K, T'', 1, 1)
-        return x.flatten(2).max(dim=2).values
+        with own_precision(x):
+            x = self.feature_map(x)
+            x = x.float() if x.dtype == torch.bfloat16 else x  # logits in bfloat16 would tie
+            frames, height, width = x.shape[2:]
+            # All that is left in space, two steps in time: the published (2, 2, 2) at 112 pixels and (2, 1, 1) at 64.
+            x = F.avg_pool3d(x, (min(2, frames), height, width), stride=1)
+            x = self.classifier(self.dropout(x))  # (B, K, T'', 1, 1)
+            return x.flatten(2).max(dim=2).values
 
 
 def conv_stack(spec, plan, act, norm, pool):
@@ -363,7 +370,9 @@ class Dispatch(nn.Module):
         self.module = module
 
     def forward(self, x, features):
-        return self.module.embed(x) if features else self.module(x)
+        # A replica's thread is told that there is autocast, and not of which type: it would take float16.
+        with torch.autocast(x.device.type, x.dtype) if x.dtype == torch.bfloat16 else nullcontext():
+            return self.module.embed(x) if features else self.module(x)
 
 
 class Parallel(nn.Module):

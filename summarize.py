@@ -20,7 +20,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="+", help="folders that hold runs, searched for result.json")
     parser.add_argument("--json", help="file of the list")
-    parser.add_argument("--merge_seeds", action="store_true", help="one row for runs that differ in their seed alone")
+    parser.add_argument("--merge_seeds", action="store_true", help="one row for runs of one kind, of several seeds")
     args = parser.parse_args()
     files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json")
                    if not file.parent.name.startswith("."))     # left of a run that --overwrite was deleting
@@ -56,12 +56,12 @@ def table(results, merge_seeds=False):
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]
-        if merge_seeds:     # same method, clips, networks, epochs and bytes; the seeds follow each other
-            merged = {}
+        if merge_seeds:     # runs of the same method, clips, networks, epochs and bytes; their other cells side by side
+            same, merged = (0, 1, 6, 7, 8), {}
             for line in cells:
-                merged.setdefault(tuple(line[i] for i in (0, 1, 6, 7, 8)), []).append(line)
-            cells = [[" / ".join(dict.fromkeys(column)) if i != 9 else column[0] for i, column in
-                      enumerate(zip(*lines_, strict=True))] for lines_ in merged.values()]
+                merged.setdefault(tuple(line[i] for i in same), []).append(line)
+            cells = [[column[0] if i in same or not any(column) else " / ".join(column)
+                      for i, column in enumerate(zip(*alike, strict=True))] for alike in merged.values()]
         lines += ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join(lines[1:])
 

@@ -1,4 +1,5 @@
 """The shared face of the scripts: data sets, networks, and how a network is trained and tested."""
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -242,13 +243,14 @@ def open_experts(args, spec):
 def open_bank(args, data, device):
     """The bank of class means that --bank asks for, made as far as it is missing."""
     dtype, matching = resolve_precision(args.precision, device), PROTOCOLS[args.protocol].matching
-    bank = Bank(args.cache_path or f"{args.data_path}/cache", data.train, args.bank, model=args.model,
-                protocol=args.protocol, dtype=str(dtype))
 
-    def make_network(number):
-        with seeded(bank.seed(number), device):
+    def make_network(number, device=device):
+        with seeded(Bank.seed(number), device):
             return get_network(args.model, data.spec, device, dist=True).requires_grad_(False)
 
+    first = b"".join(value.numpy().tobytes() for value in make_network(0, "cpu").state_dict().values())
+    bank = Bank(args.cache_path or f"{args.data_path}/cache", data.train, args.bank, model=args.model,
+                weights=hashlib.sha256(first).hexdigest(), protocol=args.protocol, dtype=str(dtype))
     bank.build(make_network, lambda network, clips: in_precision(network.embed, dtype)(matching(clips)), device,
                args.chunk)
     return bank

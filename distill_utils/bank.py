@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill_utils.files import replacing
+from distill_utils.files import locked, replacing
 from distill_utils.run import derive_seed, generator, progress
 
+FORMAT = 1      # raise when what `embed` gives, or the view of the clips, changes: banks are then made anew
 GROUP = 8       # networks that share one pass over the clips
 
 
@@ -33,7 +35,7 @@ class Bank:
     def __init__(self, folder, clips, size, **key):
         self.clips, self.size = clips, size
         key = json.dumps(key, sort_keys=True)
-        digest = hashlib.sha256(f"{key} {clips_digest(clips)}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{FORMAT} {key} {clips_digest(clips)}".encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"bank-{Path(clips.spec.folder).name}-{digest}"
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "bank.json").is_file():
@@ -62,35 +64,37 @@ class Bank:
                              "again") from error
 
     def build(self, make_network, embed, device, batch_size):
-        """Makes what is missing. make_network(number) -> a network; embed(network, clips) -> (B, D)."""
-        missing = [number for number in range(self.size) if not self.path(number).is_file()]
+        """Makes what is missing; of several processes one does, and the others wait. make_network(number) -> a
+        network; embed(network, clips) -> (B, D)."""
         batches = torch.arange(len(self.clips)).split(batch_size)
-        with progress(total=len(missing) * len(self.clips), desc="bank of class means", unit="clip",
-                      disable=not missing) as bar:
-            for first in range(0, len(missing), GROUP):
-                numbers = missing[first:first + GROUP]
-                sums = class_sums(self.clips, [make_network(number) for number in numbers], embed, device, batches, bar)
-                for number, total in zip(numbers, sums, strict=True):
-                    with replacing(self.path(number)) as temporary:
-                        save_file({"means": total}, temporary)
+        with locked(self.folder / ".lock"):
+            missing = [number for number in range(self.size) if not self.path(number).is_file()]
+            for unfinished in self.folder.glob(".*.tmp-*"):     # of a process that was killed: we hold the lock
+                unfinished.unlink()
+            with progress(total=len(missing) * len(self.clips), desc="bank of class means", unit="clip",
+                          disable=not missing) as bar:
+                for first in range(0, len(missing), GROUP):
+                    numbers = missing[first:first + GROUP]
+                    networks = [make_network(number) for number in numbers]
+                    rows = mean_embeddings(self.clips, networks, embed, device, batches, bar)
+                    for number, means in zip(numbers, rows, strict=True):
+                        with replacing(self.path(number)) as temporary:
+                            save_file({"means": means}, temporary)
 
 
 @torch.no_grad()
-def class_sums(clips, networks, embed, device, batches, bar):
+def mean_embeddings(clips, networks, embed, device, batches, bar):
     """The class means (K, D) of each network, over all clips and, where they may be flipped, over both."""
-    labels = clips.labels.to(device)
-    sums = [0] * len(networks)
-    views = 1 + clips.spec.flip
+    member = F.one_hot(clips.labels, clips.spec.num_classes).float().to(device)        # (N, K)
+    sums, views = [0] * len(networks), 1 + clips.spec.flip
     for batch in batches:
-        as_is = clips.get(batch, device=device)
-        for view in (as_is, as_is.flip(-1))[:views]:
+        shown = clips.get(batch, device=device)
+        for view in range(views):
+            shown = shown.flip(-1) if view else shown
             for i, network in enumerate(networks):
-                features = embed(network, view)
-                total = torch.zeros(clips.spec.num_classes, features.shape[1], device=device)
-                sums[i] = sums[i] + total.index_add_(0, labels[batch.to(device)], features)
+                sums[i] = sums[i] + member[batch.to(device)].T @ embed(network, shown)
         bar.update(len(batch) * len(networks))
-    counts = torch.bincount(labels, minlength=clips.spec.num_classes)[:, None]
-    return [(total / (views * counts)).cpu() for total in sums]
+    return [(total / (views * member.sum(0)[:, None])).cpu() for total in sums]
 
 
 def clips_digest(clips):

@@ -112,7 +112,7 @@ def add_eval_args(parser, model="ConvNet3D"):
 
 def add_precision_arg(group):
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of networks while they are trained and "
-                       "tested, and of real clips' features; auto: bf16 where the device is fast in it. What is "
+                       "tested, and of real clips' features in DM; auto: bf16 where the device is fast in it. What is "
                        "differentiated twice, and all weights, are float32 always")
 
 
@@ -136,10 +136,11 @@ def add_real_args(parser, chunk=True):
     group = parser.add_argument_group("real samples")
     group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
     if chunk:
-        group.add_argument("--bank", type=not_negative, default=0, metavar="P", help="draw the networks from P seeded "
-                           "ones, whose exact class means of all training clips are computed once, for all runs; 0: a "
-                           "fresh network and --batch_real clips each iteration, as published")
-        group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time")
+        group.add_argument("--bank", type=positive, metavar="P", help="draw the networks from P seeded ones, whose "
+                           "class means over all training clips (centre clips, both flips) are computed once, for all "
+                           "runs; if not given, a fresh network and --batch_real clips each iteration, as published")
+        group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time; "
+                           "with a bank, synthetic ones")
 
 
 def script_parser(description, iterations=None, momentum=0.5, model="ConvNet3D"):
@@ -291,6 +292,11 @@ def resolve_precision(name, device):
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
+def precision_name(name, device):
+    """"bf16" or "fp32": what --precision comes to on a device, as runs and experts remember it."""
+    return "bf16" if resolve_precision(name, device) == torch.bfloat16 else "fp32"
+
+
 def resolve_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -318,6 +324,7 @@ class Run:
         name = args.name or name.replace(args.dataset, Path(args.dataset).name)     # the data set may be a folder
         self.folder = Path(args.save_path) / (room or method) / name
         self.device = resolve_device(args.device)
+        self.precision = precision_name(args.precision, self.device)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         self.seed, self.began = args.seed, time.time()
         self.history, self.parts, self.start = [], {}, 0
@@ -359,7 +366,7 @@ class Run:
                                  "or give --wandb offline or disabled") from error
 
     def _check_same_experiment(self, then):
-        now = self._identity()
+        now, then = self._identity(), {"precision": "fp32", **then}     # all there was before the flag
         for key in sorted(now.keys() | then.keys()):
             if now.get(key) != then.get(key):
                 raise ValueError(f"{self.folder}/checkpoint.pt is of another experiment: --{key} was {then.get(key)!r} "
@@ -367,7 +374,7 @@ class Run:
 
     def _identity(self):
         return {key: value for key, value in json.loads(json.dumps(self.args)).items() if key not in FREE} | {
-            f"{flag} (its content)": digest for flag, digest in self.inputs.items()}
+            "precision": self.precision, **{f"{flag} (its content)": digest for flag, digest in self.inputs.items()}}
 
     def _write_json(self, name, content):
         with replacing(self.folder / name) as temporary:
@@ -544,6 +551,7 @@ class Run:
         result = {"method": self.method, "dataset": self.args["dataset"], "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
                   "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
+                  "precision": self.precision, "bank": self.args.get("bank"),
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
             start = self.scores(evaluated[0], networks[0])

@@ -128,6 +128,8 @@ def check_settings(folder, settings):
                                  "they were made") from error
         else:
             then = _read(experts[0], _OwnFile, lambda file: file.settings) if experts else now
+        if "precision" in now:
+            then = {"precision": "fp32", **then}        # all there was before the flag
         _compare(f"{folder} holds experts of", then, now, sorted(then.keys() | now.keys()))
         _remove(folder.glob(".buffer.json.tmp-*"))
         if not path.is_file():

@@ -62,7 +62,7 @@ def test_the_batch_size_changes_nothing_but_rounding(clips, tmp_path):
 def test_a_stopped_build_goes_on_and_a_larger_bank_adds_to_it(clips, tmp_path, monkeypatch):
     whole = files(build(Bank(tmp_path / "whole", clips, 5)))
     monkeypatch.setattr(module, "GROUP", 2)
-    bank, sums, calls = Bank(tmp_path, clips, 3), module.class_sums, []
+    bank, sums, calls = Bank(tmp_path, clips, 3), module.mean_embeddings, []
 
     def stop_at_the_second(clips, networks, *args):
         calls.append(len(networks))
@@ -70,7 +70,7 @@ def test_a_stopped_build_goes_on_and_a_larger_bank_adds_to_it(clips, tmp_path, m
             raise KeyboardInterrupt
         return sums(clips, networks, *args)
 
-    monkeypatch.setattr(module, "class_sums", stop_at_the_second)
+    monkeypatch.setattr(module, "mean_embeddings", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         build(bank)
     assert len(files(bank)) == 2

@@ -54,7 +54,8 @@ def test_an_expert_is_what_training_on_the_real_clips_gives(few_digits, tmp_path
     """With the momentum, decay and seeds of evaluate_synset's training the last snapshot is that network's."""
     from distill_utils.run import derive_seed, generator, seeded
     from utils import PROTOCOLS, get_network, train_batches, train_epoch
-    run_script("buffer.py", *command(few_digits, tmp_path, "--num_experts", 1, "--mom", 0.9, "--l2", 5e-4))
+    flags = "--num_experts", 1, "--mom", 0.9, "--l2", 5e-4, "--precision", "fp32"
+    run_script("buffer.py", *command(few_digits, tmp_path, *flags))
     data = get_dataset("MotionDigits", few_digits)
     draw = generator(0, "expert", 0)
     with seeded(derive_seed(0, "expert", 0)):

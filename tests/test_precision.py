@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import NET
+from conftest import NET, run_script
 from distill_utils.matching import class_means, dm_loss
 from distill_utils.run import resolve_precision
-from networks import NETWORKS, takes
+from networks import NETWORKS, Dispatch, takes
 from utils import evaluate, evaluate_synset, get_network, in_precision, per_sample, seeded, train_epoch
 
 BF16 = torch.bfloat16
@@ -89,3 +89,41 @@ def test_auto_follows_the_processor(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert resolve_precision("auto", device) == wanted
         assert resolve_precision("bf16", device) == BF16 and resolve_precision("fp32", device) == torch.float32
+
+
+def test_augmentation_and_standardisation_are_in_float32(few_digits, tmp_path, monkeypatch):
+    import sys
+
+    import distill_DM
+    from distill_utils.augment import Augmentation
+    seen, apply = [], Augmentation.apply
+    monkeypatch.setattr(Augmentation, "apply", lambda self, x, draw: seen.append(x.dtype) or apply(self, x, draw))
+    monkeypatch.setattr(sys, "argv", ["distill_DM.py", *map(str, (
+        "--model", NET, "--data_path", few_digits, "--save_path", tmp_path, "--Iteration", 1, "--num_eval", 1,
+        "--batch_real", 2, "--epoch_eval_train", 1, "--device", "cpu", "--dsa_strategy", "scale",
+        "--precision", "bf16"))])
+    distill_DM.main()
+    assert len(seen) > 2 and set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("name", [NET, "VideoConvNetMeanW32"])
+def test_a_replica_computes_in_the_type_of_its_clips(name, digit_data):
+    """Its thread does not know the type of the autocast around it."""
+    with seeded(0):
+        network = get_network(name, digit_data.spec).eval()
+    x = torch.randn(2, *digit_data.spec.shape)
+    for features, wanted in ((False, network), (True, network.embed)):
+        assert Dispatch(network)(x.to(BF16), features).float().equal(in_precision(wanted, BF16)(x))
+
+
+def test_runs_and_experts_of_before_the_flag_are_of_float32(few_digits, tmp_path):
+    flags = ["--model", NET, "--data_path", few_digits, "--save_path", tmp_path, "--Iteration", 2, "--num_eval", 1,
+             "--batch_real", 2, "--epoch_eval_train", 1, "--device", "cpu", "--name", "x"]
+    run_script("distill_DM.py", *flags, "--precision", "fp32")
+    file = tmp_path / "DM" / "x" / "checkpoint.pt"
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint["args"].pop("precision") == "fp32" and checkpoint["args"].pop("bank") is None
+    torch.save(checkpoint, file)
+    done = run_script("distill_DM.py", *flags, "--precision", "bf16", "--resume", check=False)
+    assert "--precision was 'fp32' and is now 'bf16'" in done.stderr
+    assert '"precision": "fp32"' in run_script("distill_DM.py", *flags, "--precision", "fp32", "--resume").stdout
