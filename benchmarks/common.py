@@ -1,5 +1,6 @@
 """What the benchmarks share: generated data, sides that alternate in one run, and how the result is printed."""
 import argparse
+import ctypes
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill_utils.clips import Clips
 from distill_utils.dataset import Spec
-from distill_utils.run import keep_memory, seeded
+from distill_utils.run import keep_memory, precision_name, seeded
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
 # network, classes, frames, pixels, real clips a class, synthetic clips a class; --size takes such a list too
@@ -41,11 +42,13 @@ def make_clips(size):
     """Generated clips, uint8: smooth random fields, with one possible start and no flip, so that sides see the same."""
     _, classes, frames, pixels, per_class, _ = size_of(size)
     spec, rng, n = spec_of(size), np.random.default_rng(0), classes * per_class
-    coarse = torch.from_numpy(rng.normal(size=(n * frames, 3, pixels // 8 + 1, pixels // 8 + 1))).float()
-    fine = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bilinear")
-    pixels_ = (fine * 48 + 128).clamp(0, 255).byte().numpy()
+    shown = np.empty((n * frames, 3, pixels, pixels), np.uint8)
+    for i in range(n):
+        coarse = torch.from_numpy(rng.normal(size=(frames, 3, pixels // 8 + 1, pixels // 8 + 1))).float()
+        fine = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bilinear")
+        shown[i * frames:(i + 1) * frames] = (fine * 48 + 128).clamp(0, 255).byte().numpy()
     return Clips(SimpleNamespace(spec=spec, names=list(map(str, range(n))), labels=np.arange(n) % classes,
-                                 counts=np.full(n, frames)), pixels_)
+                                 counts=np.full(n, frames)), shown)
 
 
 def make_set(size, kind, seed=0):
@@ -66,13 +69,17 @@ def synchronise(device):
 
 
 def process_memory(field):
-    """Bytes of VmRSS (now) or VmHWM (peak). Not ru_maxrss: Linux hands the parent's peak on to a child."""
+    """Bytes of VmRSS (now; RssAnon: without mapped files) or VmHWM (peak). Not ru_maxrss: Linux hands the parent's peak
+    on to a child."""
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def peak_memory(solve, device):
-    """Bytes that a call takes at its peak beyond what was held; for a process that did nothing else before."""
+    """Bytes that a call takes at its peak beyond what was held before it. The first call makes what is kept."""
+    solve()
     if device.type == "cpu":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)     # what was freed is not held
+        Path("/proc/self/clear_refs").write_text("5")       # VmHWM starts anew
         before = process_memory("VmRSS")
         solve()
         return process_memory("VmHWM") - before
@@ -123,21 +130,29 @@ def parser_of(doc, repeats=3):
     return parser
 
 
+def cpu_name():
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return f"cpu ({found[1] if found else 'unknown'})"
+
+
 def conditions(args):
     if args.threads:
         torch.set_num_threads(args.threads)
     keep_memory()
     device = torch.device(args.device)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False        # as runs have it
+    name = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
     network, classes, frames, pixels, real, ipc = size_of(args.size)
     return device, {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "network": network,
                     "classes": classes, "clips": [frames, 3, pixels, pixels], "real_per_class": real,
-                    "synthetic_per_class": ipc, "repeats": args.repeats, "precision": args.precision}
+                    "synthetic_per_class": ipc, "repeats": args.repeats,
+                    "precision": precision_name(args.precision, device)}
 
 
 def main(name, doc, kinds, make):
     """A program that compares "plain" with "ours" for each kind. make(kind, args, device) -> {side: call}, in the order
-    in which they take turns; a call returns (loss, vector), from which the difference is told."""
+    in which they take turns. What a call returns gives (loss, vector) when it is called in turn, which is not timed;
+    the difference is told from each side's first."""
     args = parser_of(doc).parse_args()
     device, facts = conditions(args)
     if args.only_memory:
@@ -148,7 +163,7 @@ def main(name, doc, kinds, make):
     rows = []
     for kind in kinds:
         sides = make(kind, args, device)
-        results = {side: solve() for side, solve in sides.items()}
+        results = {side: solve()() for side, solve in sides.items()}
         seconds = alternate(sides, args.repeats, device)
         row = {"kind": kind}
         for side in sides:

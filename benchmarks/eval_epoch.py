@@ -17,45 +17,48 @@ from utils import per_sample, train_batches, train_epoch
 BATCH = 32
 
 
-def trained(network, epoch, device):
-    """(loss, change of the weights) of an epoch. Without dropout: its masks differ between types of numbers."""
+def side_of(network, epoch, clips, labels):
+    """A call that trains the network for an epoch. What it returns tells the loss on some clips (float32, of the plain
+    side for both) and how the weights changed. Without dropout: its masks differ between types of numbers."""
     network.dropout.p = 0
-    before = torch.cat([value.detach().flatten() for value in network.parameters()])
-    loss = epoch(network, torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4))
-    after = torch.cat([value.detach().flatten() for value in network.parameters()])
-    return float(loss), (after - before).cpu()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def weights():
+        return torch.cat([value.detach().flatten() for value in network.parameters()])
+
+    start = weights()
+
+    def told():
+        with torch.no_grad():
+            logits = network.eval()(plain.standardise(clips))
+        return torch.nn.functional.cross_entropy(logits, labels), (weights() - start).cpu()
+
+    def call():
+        epoch(network, optimizer)
+        return told
+
+    return call
 
 
 def sides_of(dataset, train_on, clips, args, device):
     """Both sides over the same batches. dataset: of the plain side. train_on: of ours."""
     dtype = resolve_precision(args.precision, device)
     order = [batch.tolist() for batch in torch.randperm(len(dataset), generator=generator("order")).split(BATCH)]
-    some = [dataset[i] for i in order[0]]
-    seen, labels = torch.stack([clip for clip, _ in some]).detach(), torch.tensor([int(k) for _, k in some])
+    some, labels = zip(*(dataset[i] for i in order[0]), strict=True)
+    seen = torch.stack(some).detach().to(device), torch.tensor(list(map(int, labels)), device=device)
 
     def draw_network():
         with seeded(0, device):
             return NETWORKS[common.size_of(args.size)[0]](clips.spec).to(device)
 
-    def loss_after(network):
-        with torch.no_grad():
-            logits = network.eval()(per_sample(seen.to(device)))
-        return torch.nn.functional.cross_entropy(logits, labels.to(device))
+    def plain_epoch(network, optimizer):
+        plain.train_epoch(network, dataset, order, optimizer, device)
 
-    def plain_side():
-        def epoch(network, optimizer):
-            plain.train_epoch(network, dataset, order, optimizer, device)
-            return loss_after(network)
-        return trained(draw_network(), epoch, device)
+    def our_epoch(network, optimizer):
+        train_epoch(network, train_batches(train_on, BATCH, generator("order"), device, per_sample), optimizer, dtype)
 
-    def ours():
-        def epoch(network, optimizer):
-            batches = train_batches(train_on, BATCH, generator("order"), device, per_sample)
-            train_epoch(network, batches, optimizer, dtype)
-            return loss_after(network)
-        return trained(draw_network(), epoch, device)
-
-    return {"plain": plain_side, "ours": ours}
+    return {"plain": side_of(plain.Network(draw_network()), plain_epoch, *seen),
+            "ours": side_of(draw_network(), our_epoch, *seen)}
 
 
 def make(kind, args, device):

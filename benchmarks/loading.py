@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -28,12 +27,11 @@ from statistics import median
 
 import numpy as np
 import torch
+from common import process_memory
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill_utils.clips import Clips, cached_frames, decode, normalise
 from distill_utils.dataset import DATASETS, FrameFolder, Spec, read_split
@@ -126,11 +124,6 @@ def compare(args):
             "cache_to_float32": held / (4 * len(files) * 3 * SPEC.size ** 2)}
 
 
-def memory(field):
-    """Bytes: RssAnon (held now by the process itself) or VmHWM (peak, mapped files among it)."""
-    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
 def index(args):
     """Reads an index of Kinetics' size, and streams the cache of tiny frames that belongs to it."""
     spec = replace(DATASETS["Kinetics400"], size=args.index_size)
@@ -155,22 +148,22 @@ def index(args):
                         os.symlink(picture, clip / f"frame{t:06d}.jpg")
         print(f"made {args.index_clips} clips in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
         os.sync()       # what the writing of the tree left to do is none of the reader's
-        times, start = [], memory("RssAnon")
+        times, start = [], process_memory("RssAnon")
         with stopwatch(times):
             rows = read_split(spec, root)
         with stopwatch(times):
             folder = FrameFolder(spec, root, "train", rows=rows)
-        after_index = memory("RssAnon")
+        after_index = process_memory("RssAnon")
         with stopwatch(times):
             frames = cached_frames(folder, root / "cache", num_workers=args.threads)
-        after_build = memory("RssAnon")
+        after_build = process_memory("RssAnon")
         with stopwatch(times):
             frames = cached_frames(folder, root / "cache")
         clips = Clips(folder, frames)
         with stopwatch(times):
             for batch in torch.randperm(len(clips), generator=generator(0)).split(256):
                 clips.fetch(batch, generator(1))
-        after_epoch = memory("RssAnon")
+        after_epoch = process_memory("RssAnon")
     split, listing, build, again, epoch = times
     return {"clips": len(clips), "cache_bytes": frames.nbytes, "split_seconds": split, "listing_seconds": listing,
             "build_seconds": build, "open_again_seconds": again, "epoch_seconds": epoch,

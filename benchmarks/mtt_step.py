@@ -1,28 +1,32 @@
-"""Time and peak memory of one trajectory matching gradient: the adjoint against the full unroll.
+"""Time and peak memory of one trajectory matching gradient: the adjoint against the full unroll, plain and ours.
 
     python benchmarks/mtt_step.py --size tiny                          # about two minutes on one core
     python benchmarks/mtt_step.py --size miniUCF101 --device cuda
 
-The set is a StaticDynamicSet at one video per class, every step sees all classes, and dropout is on. The two sides
-alternate in one run; the times are medians. The memory is what the process (CPU, needs Linux) or the allocator (CUDA)
-held at its peak beyond what it held before, each in a process of its own. Aims: the adjoint's memory grows by no more
-than the weights it stores, one copy a step, and its time is at most 1.35 of the full unroll's at N = 10.
+The set is a StaticDynamicSet, every step sees all of it, and dropout is on. "plain" is the full unroll through the
+network as it is written down, "full" the same through ours. The sides alternate in one run; the times are medians. The
+memory is what the process (CPU, needs Linux) or the allocator (CUDA) held at its peak beyond what it held before, each
+in a process of its own. Aims: the adjoint's memory grows by no more than the weights it stores, one copy a step; its
+time is at most 1.35 of the full unroll's at N = 10, and no more than the plain one's at under a third of its memory.
 """
 import json
 from functools import partial
 from statistics import median
 
 import common
+import plain
 import torch
 
-from distill_utils.matching import UNROLLS, mtt_gradient, student_loss
+from distill_utils.matching import mtt_gradient, student_loss
 from distill_utils.run import generator, seeded
 from distill_utils.synset import all_pairs
 from networks import NETWORKS
 
+SIDES = ("plain", "full", "adjoint")
+
 
 def make_problem(size, device):
-    """(solve, bytes of one copy of the weights); solve(unroll, steps) -> all the gradients as one vector."""
+    """(solve, bytes of one copy of the weights); solve(side, steps) -> all the gradients as one vector."""
     spec, synset = common.spec_of(size), common.make_set(size, "s2d")
     with seeded(0):
         network = NETWORKS[common.size_of(size)[0]](spec).to(device)
@@ -30,13 +34,16 @@ def make_problem(size, device):
     synset.to(device)
     parameters, pairs = tuple(synset.parameters()), all_pairs(synset, device)
 
-    def step_loss(theta, i):
-        with seeded(i, device):
-            return student_loss(network, theta, *synset.render(*pairs, generator(i)))
+    def solve(side, steps):
+        student = plain.Network(network) if side == "plain" else network
 
-    def solve(unroll, steps):
+        def step_loss(theta, i):
+            with seeded(i, device):
+                return student_loss(student, theta, *synset.render(*pairs, generator(i)))
+
         _, gradients, lr_gradient = mtt_gradient(step_loss, tuple(network.parameters()), target, steps,
-                                                 torch.tensor(0.01, device=device), parameters, unroll)
+                                                 torch.tensor(0.01, device=device), parameters,
+                                                 "full" if side == "plain" else side)
         return torch.cat([gradient.flatten() for gradient in (*gradients, lr_gradient)]).cpu()      # waits for CUDA
 
     return solve, sum(tensor.nbytes for tensor in target)
@@ -46,16 +53,16 @@ def measure(solve, steps, args, device):
     """One row: seconds and bytes of each side at N = steps; a side that does not fit in memory is left out."""
     flags = ("--device", args.device, "--size", args.size, "--threads", args.threads, "--steps", steps,
              "--only_memory", "s2d")
-    row = {"steps": steps, **{f"{unroll}_bytes": common.child_memory(*flags, unroll) for unroll in UNROLLS}}
-    sides = [unroll for unroll in UNROLLS if row[f"{unroll}_bytes"] is not None]
-    vectors = {unroll: solve(unroll, steps) for unroll in sides}
-    seconds = common.alternate({unroll: partial(solve, unroll, steps) for unroll in sides}, args.repeats, device)
-    row |= {f"{unroll}_seconds": median(values) for unroll, values in seconds.items()}
-    if len(sides) == 2:
-        pairs = zip(seconds["adjoint"], seconds["full"], strict=True)       # neighbours in time, so load cancels out
-        row["time_ratio"] = median(adjoint / full for adjoint, full in pairs)
-        row["memory_ratio"] = row["adjoint_bytes"] / row["full_bytes"]
-        row["difference"] = float((vectors["adjoint"] - vectors["full"]).norm() / vectors["full"].norm())
+    row = {"steps": steps, **{f"{side}_bytes": common.child_memory(*flags, side) for side in SIDES}}
+    sides = [side for side in SIDES if row[f"{side}_bytes"] is not None]
+    vectors = {side: solve(side, steps) for side in sides}
+    seconds = common.alternate({side: partial(solve, side, steps) for side in sides}, args.repeats, device)
+    row |= {f"{side}_seconds": median(values) for side, values in seconds.items()}
+    for other in sides[:-1]:        # neighbours in time, so that load cancels out
+        pairs = zip(seconds["adjoint"], seconds[other], strict=True)
+        row[f"time_to_{other}"] = median(adjoint / theirs for adjoint, theirs in pairs)
+        row[f"memory_to_{other}"] = row["adjoint_bytes"] / row[f"{other}_bytes"]
+        row["difference"] = float((vectors["adjoint"] - vectors[other]).norm() / vectors[other].norm())
     return row
 
 
@@ -71,9 +78,9 @@ def main():
         return
     conditions["weight_bytes"] = weights
     print(", ".join(f"{key} {value}" for key, value in conditions.items()))
-    columns = {"N": "steps", "full s": "full_seconds", "adjoint s": "adjoint_seconds", "time ratio": "time_ratio",
-               "full MiB": "full_bytes", "adjoint MiB": "adjoint_bytes", "memory ratio": "memory_ratio",
-               "difference": "difference"}
+    columns = {"N": "steps", "plain s": "plain_seconds", "full s": "full_seconds", "adjoint s": "adjoint_seconds",
+               "to plain": "time_to_plain", "to full": "time_to_full", "plain MiB": "plain_bytes",
+               "full MiB": "full_bytes", "adjoint MiB": "adjoint_bytes", "difference": "difference"}
     print("  ".join(f"{title:>12}" for title in columns), flush=True)
     rows = []
     for steps in args.steps:

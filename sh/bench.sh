@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All benchmarks, plain against ours, at a size that two cores finish in a quarter of an hour.  bash sh/bench.sh [flags]
+# All benchmarks of plain loops against ours, at a size that two cores finish in a quarter of an hour.  bash sh/bench.sh [flags]
 # On a GPU at the published sizes:  bash sh/bench.sh --size miniUCF101 --device cuda
 # The JSON lines go to benchmarks/results/latest.jsonl.
 set -euo pipefail

@@ -20,10 +20,10 @@ KINDS = [("dm_step", "pixels"), ("dm_step", "s2d"), ("eval_epoch", "pixels"), ("
 @pytest.mark.parametrize("name,kind", KINDS)
 def test_in_float32_all_sides_compute_the_same(name, kind):
     sides = importlib.import_module(name).make(kind, EXACT, torch.device("cpu"))
-    loss, vector = sides.pop("plain")()
+    loss, vector = sides.pop("plain")()()
     assert sides and vector.norm() > 0
     for solve in sides.values():
-        ours = solve()
+        ours = solve()()
         assert float(ours[0]) == pytest.approx(float(loss), rel=1e-4)
         torch.testing.assert_close(ours[1], vector, rtol=1e-3, atol=1e-4 * float(vector.abs().max()))
 
