@@ -105,8 +105,10 @@ def compare(args):
                     pass
             with stopwatch(decoding):
                 for first in range(0, len(files), SPEC.frames):
-                    pixels = torch.stack([decode(file, SPEC.size) for file in files[first:first + SPEC.frames]])
-                    normalise(pixels, SPEC)
+                    clip = torch.empty(SPEC.shape, dtype=torch.uint8)
+                    for frame, file in zip(clip, files[first:first + SPEC.frames], strict=False):
+                        frame.numpy()[:] = decode(file, SPEC.size).numpy()
+                    normalise(clip, SPEC)
             with stopwatch(build), redirect_stderr(quiet):
                 frames = cached_frames(folder, root / f"cache{number}", num_workers=1)
             ours = Clips(folder, frames)

@@ -36,9 +36,13 @@ def decode(file, size):
     except UNREADABLE as error:
         raise _unreadable(file, error) from error
     if pixels.shape[:2] != (size, size):
-        stored = pixels.shape[1::-1]
-        box = _centre_box(stored, _short_side(square, size), size)
-        pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box))
+        short = _short_side(square, size)
+        box = _centre_box(pixels.shape[1::-1], short, size)
+        if min(pixels.shape[:2]) == short:      # nothing to resize
+            left, top = map(int, box[:2])
+            pixels = pixels[top:top + size, left:left + size]
+        else:
+            pixels = np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, box))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
