@@ -1,4 +1,6 @@
 """The losses: pure functions of tensors and networks."""
+from contextlib import contextmanager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
@@ -110,8 +112,9 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     parameters: leaf tensors of the synthetic set; one that no batch renders gets zeros.
 
     unroll "adjoint" keeps theta_0 ... theta_N-1 as numbers and walks back with one step's graph at a time, for any N.
-    It calls step_loss twice for each i, and both calls must draw the same slots and the same dropout mask. "full" keeps
-    the graphs of all steps. Both are exact and agree to rounding error. Raises ValueError where the loss is 0 / 0.
+    It calls step_loss twice for each i but the last, and both calls must draw the same slots and the same dropout mask.
+    "full" keeps the graphs of all steps. Both are exact and agree to rounding error. Raises ValueError where the loss
+    is 0 / 0.
     Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932, eq. 2.
     """
     if unroll not in UNROLLS:
@@ -126,6 +129,18 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     return distance / scale, tuple(gradient / scale for gradient in gradients), lr_gradient / scale
 
 
+@contextmanager
+def _without_graph(parameters):
+    """Where the set is rendered for its values alone."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
 def _adjoint(step_loss, start, target, steps, lr, parameters):
     """Squared distance of theta_N from target and its gradients; back from adjoint = d distance / d theta_N by
 
@@ -138,14 +153,17 @@ def _adjoint(step_loss, start, target, steps, lr, parameters):
     trajectory, theta = [], start
     for i in range(steps):
         trajectory.append(tuple(tensor.requires_grad_() for tensor in theta))
-        step = torch.autograd.grad(step_loss(trajectory[-1], i), trajectory[-1])
-        theta = tuple(tensor.detach() - lr * change for tensor, change in zip(theta, step, strict=True))
+        last = i == steps - 1       # walked back next: its graph is kept, and those of the others are made again
+        with nullcontext() if last else _without_graph(parameters):
+            step = torch.autograd.grad(step_loss(trajectory[-1], i), trajectory[-1], create_graph=last)
+        theta = tuple(tensor.detach() - lr * change.detach() for tensor, change in zip(theta, step, strict=True))
     distance = _squared_distance(theta, target)
     adjoint = tuple(2 * (a - b) for a, b in zip(theta, target, strict=True))
     gradients, lr_gradient = [torch.zeros_like(tensor) for tensor in parameters], torch.zeros_like(lr)
     for i in reversed(range(steps)):
         theta = trajectory.pop()
-        step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
+        if i < steps - 1:
+            step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
         s = sum((a * b).sum() for a, b in zip(adjoint, step, strict=True))
         back = torch.autograd.grad(s, (*theta, *parameters), materialize_grads=True)
         lr_gradient -= s.detach()
