@@ -54,6 +54,7 @@ from utils import (
     get_spec,
     train_batches,
     train_epoch,
+    training_operations,
 )
 
 
@@ -85,12 +86,16 @@ def main():
     rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
     dtype = resolve_precision(args.precision, device)
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
-    sizes = [value.numel() for value in parameters(get_network(args.model, spec, "meta")).values()]
+    network = get_network(args.model, spec, "meta")
+    sizes = [value.numel() for value in parameters(network).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
     folder = Path(args.buffer_path) / Path(args.dataset).name / args.model
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
             "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
     if args.dry_run:
+        if spec.clips and spec.fold in spec.clips:      # where the number of training clips is known beforehand
+            clips, _ = spec.clips[spec.fold]
+            plan["operations"] = args.num_experts * kept[-1] * training_operations(network, spec, clips)
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in ("dry_run", "save_interval")}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import networks
 from distill_utils import augment, images, motiondigits
@@ -270,7 +271,31 @@ def dry_run(args, spec, synset):
         "expert_bytes": 4 * parameters * len(epochs_to_keep(args.max_start_epoch + args.expert_epochs,
                                                             args.max_start_epoch, args.expert_epochs)),
         # measured on a CPU: beside the graphs, about two more of the kind while one is walked back
-        "estimated_peak_memory_bytes": int((steps + 2) * step + 4 * parameters * (args.syn_steps + 8))}))
+        "estimated_peak_memory_bytes": int((steps + 2) * step + 4 * parameters * (args.syn_steps + 8)),
+        "operations": args.Iteration * args.experts_per_step * args.syn_steps * step_operations(
+            network, copy, batch, args.unroll)}))
+
+
+def step_operations(network, synset, batch, unroll):
+    """Floating point operations of one student's step, out and back; on the device "meta"."""
+    theta = tuple(network.parameters())
+    classes, slots = all_pairs(synset, "meta")
+    with FlopCounterMode(display=False) as counter:
+        for again in (False, True) if unroll == "adjoint" else (True,):     # once more to walk back
+            clips, labels = synset.render(classes[:batch], slots[:batch])
+            loss = student_loss(network, theta, per_sample(clips), labels)
+            step = torch.autograd.grad(loss, theta, create_graph=again)
+        torch.autograd.grad(sum((change * change.detach()).sum() for change in step), (*theta, *synset.parameters()),
+                            allow_unused=True)
+    return counter.get_total_flops()
+
+
+def training_operations(network, spec, clips):
+    """Floating point operations of training on so many clips once, on the device "meta"."""
+    with FlopCounterMode(display=False) as counter:
+        loss = network(torch.zeros(1, *spec.shape, device="meta")).sum()
+        torch.autograd.grad(loss, tuple(network.parameters()))
+    return clips * counter.get_total_flops()
 
 
 def step_bytes(network, synset, batch):

@@ -13,6 +13,8 @@ bench() {
     echo "== $*" >&2
     "$PYTHON" "benchmarks/$@" | tee >(grep '^{' >> "$RESULTS") | grep -v '^{'
 }
-bench loading.py
-bench loading.py --stored ucf
-for name in dm_step eval_epoch test_pass buffer_epoch mtt_step; do bench "$name.py" "$@"; done
+bench loading.py --repeats 3
+bench loading.py --repeats 3 --stored ucf
+for name in dm_step eval_epoch test_pass buffer_epoch; do bench "$name.py" "$@"; done
+[ $# -gt 0 ] || bench dm_step.py --size ConvNet3D,10,16,64,32,1 --repeats 2    # few synthetic clips, as published
+if [ $# -gt 0 ]; then bench mtt_step.py "$@"; else bench mtt_step.py --threads 1; fi

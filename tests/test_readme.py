@@ -85,10 +85,12 @@ def dry_runs(monkeypatch, capsys):
         __import__(script).main()
         return json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("RESULT "))
 
-    experts = f"{plan('buffer')['buffer_bytes'] / 1e9:.1f} GB"
+    experts = plan("buffer")
+    assert f"The experts take {experts['operations'] / 1e15:.0f}." in TEXT
+    experts = f"{experts['buffer_bytes'] / 1e9:.1f} GB"
     return "\n".join(
         f"| {title} | {p['parameters']:,} | {experts} | {p['set_bytes'] / 1e6:.0f} MB | {p['clips_per_step']} "
-        f"| {p['estimated_peak_memory_bytes'] / 1e9:.0f} GB |"
+        f"| {p['estimated_peak_memory_bytes'] / 1e9:.0f} GB | {p['operations'] / 1e15:.0f} |"
         for title, p in ((title, plan(*words)) for title, words in DRY_RUNS.items()))
 
 
