@@ -488,7 +488,7 @@ def test_odd_names_and_ctrl_c(tmp_path):
     source, target = tmp_path / "videos", tmp_path / "out"
     for i, name in enumerate(ODD):
         film(source / f"class {i % 2}" / f"{name}{sorted(CODECS)[i % 5]}", 20 + i)
-    slow = encode(source / "slow" / "00.mp4", [picture(0, (320, 240))] * 150, preset="ultrafast").read_bytes()
+    slow = encode(source / "slow" / "00.mp4", [picture(0, (320, 240))] * 600, preset="ultrafast").read_bytes()
     for i in range(30):     # time to be stopped in
         (source / "slow" / f"{i:02d}.mp4").write_bytes(slow)
     (source / "slow" / "._00.mp4").write_text("what macOS leaves")
