@@ -488,14 +488,16 @@ def test_odd_names_and_ctrl_c(tmp_path):
     source, target = tmp_path / "videos", tmp_path / "out"
     for i, name in enumerate(ODD):
         film(source / f"class {i % 2}" / f"{name}{sorted(CODECS)[i % 5]}", 20 + i)
-    slow = encode(source / "slow" / "00.mp4", [picture(0, (320, 240))] * 600, preset="ultrafast").read_bytes()
+    slow = encode(source / "slow" / "00.mp4", [picture(0, (320, 240))] * 150, preset="ultrafast").read_bytes()
     for i in range(30):     # time to be stopped in
         (source / "slow" / f"{i:02d}.mp4").write_bytes(slow)
     (source / "slow" / "._00.mp4").write_text("what macOS leaves")
     film(source / "no class.mp4", 1)
     script = ["extract_frames/extract_folder.py", "--source", "videos", "--target", "out", "--num_workers", 1]
     process = subprocess.Popen([sys.executable, ROOT / script[0], *map(str, script[1:])], cwd=tmp_path, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                               # a shell that runs the tests in the background has them ignore it
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_for(target / "frames" / "slow_00")
     os.killpg(process.pid, signal.SIGINT)       # as a terminal does: all processes at once
     out, err = process.communicate(timeout=60)
