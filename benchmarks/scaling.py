@@ -58,6 +58,8 @@ def plot(path, tables):
             names = {"real": "real clips of a class", "unroll": "steps of a student"}
             ax.set(xscale="log", yscale="log", xlabel=names.get(axis, axis),
                    ylabel="seconds" if unit == "seconds" else "peak memory, MiB")
+            ax.set_xticks([row[axis] for row in rows], [str(row[axis]) for row in rows])
+            ax.set_xticks([], minor=True)
             ax.set_title("MTT" if axis == "unroll" else "DM (ours, with a bank)")
             ax.legend()
     figure.savefig(path, dpi=110)
