@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole pipeline on MotionDigits, on a CPU:  bash sh/demo.sh [--full] [folder of the results]
-# The same scripts and flags as for UCF101. In some minutes one row for each method but MTT; --full, in about 40 minutes, adds
+# The same scripts and flags as for UCF101. In some minutes one row for each method but MTT; --full, in half an hour, adds
 # experts, MTT on pixels and on static + dynamic, DSA, five times the clips and a second seed. Two lanes run side by side, each
 # on half of the cores: small networks do not gain from more threads.
 set -euo pipefail
