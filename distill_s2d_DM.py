@@ -73,10 +73,10 @@ def main():
     def embed(clips, dtype=torch.float32):
         return in_precision(network.embed, dtype)(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
 
-    def real_means(some_classes):
+    def real_means(classes):
         if bank:
-            return means[some_classes]
-        real = sampler.draw(some_classes, args.batch_real, draw, run.device)
+            return means[classes.start:classes.stop]
+        real = sampler.draw(classes, args.batch_real, draw, run.device)
         return class_means(partial(embed, dtype=dtype), real)
 
     # loop
@@ -88,7 +88,7 @@ def main():
         number = bank.draw(run.seed, it) if bank else None
         with seeded(bank.seed(number) if bank else run.derive(it, "network"), run.device):
             network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
-        means = bank.means(number).to(run.device) if bank else None
+        means = bank.means(number, run.device) if bank else None
         draw = run.generator(it, "clips")
         siamese = dsa.draw(run.generator(it, "dsa"))     # the same for real and synthetic clips
         clips, _ = synset.render(classes, slots, draw)

@@ -56,7 +56,7 @@ def convolve(conv, x, dtype):
         return folded_convolution(conv, x) if first else conv(x)
     # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14). Such small
     # maps cost little in float32.
-    if min(x.shape[3:]) < 4:
+    if x.device.type == "cpu" and min(x.shape[3:]) < 4:
         return conv(x.float()).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last_3d)  # the layout that bfloat16 kernels are fast in
     return F.conv3d(x, conv.weight.to(dtype), conv.bias.to(dtype), conv.stride, conv.padding)

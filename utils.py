@@ -36,22 +36,24 @@ class Data(NamedTuple):
 
 
 def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
-                split=None, skip_missing=False):
+                split=None, skip_missing=False, clips_on="auto"):
     """The training and test clips of a data set, from the cache, which is made if it is not there.
 
     split: 1, 2 or 3, which of the official ones. skip_missing: without the clips that are not there, or not whole.
+    clips_on: `place` of Clips.
     """
     spec = choose_fold(get_spec(name, frames, im_size, view), split)
     if spec.folder == "MotionDigits":
         motiondigits.make(data_path)
     cache_path = cache_path or f"{data_path}/cache"
     if spec.folder in images.READERS:
-        splits = [Clips(*images.read(spec, data_path, part, cache_path, num_workers, preload))
+        splits = [Clips(*images.read(spec, data_path, part, cache_path, num_workers, preload), clips_on)
                   for part in ("train", "test")]
     else:
         rows = read_split(spec, data_path)
         folders = [FrameFolder(spec, data_path, part, bool(skip_missing), rows) for part in ("train", "test")]
-        splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload)) for folder in folders]
+        splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload), clips_on)
+                  for folder in folders]
     official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))
     if official and here != official:
         print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
@@ -62,10 +64,11 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
 def get_network(name, spec, device="cpu", dist=False):
     """A network by name. With dist, device "cuda" is all CUDA devices, for `embed` too, and "cuda:1" that one alone.
 
-    Its weights come from torch's random state: call it inside `seeded`.
+    Its weights are drawn on the device, from torch's random state: call it inside `seeded`.
     """
-    network = networks.lookup(name)(spec).to(device)
     device = torch.device(device)
+    with device:
+        network = networks.lookup(name)(spec)
     if dist and device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1:
         network = networks.Parallel(network)
     return network
@@ -196,7 +199,7 @@ def data_settings(args):
     """What `get_dataset` takes of a script's arguments."""
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
             "im_size": args.im_size, "preload": args.preload, "num_workers": args.num_workers,
-            "split": args.split, "skip_missing": args.skip_missing}
+            "split": args.split, "skip_missing": args.skip_missing, "clips_on": args.clips_on}
 
 
 def eval_settings(args, device, syn_lr=None):
@@ -245,11 +248,11 @@ def open_bank(args, data, device):
     """The bank of class means that --bank asks for, made as far as it is missing."""
     dtype, matching = resolve_precision(args.precision, device), PROTOCOLS[args.protocol].matching
 
-    def make_network(number, device=device):
+    def make_network(number):
         with seeded(Bank.seed(number), device):
             return get_network(args.model, data.spec, device, dist=True).requires_grad_(False)
 
-    first = b"".join(value.numpy().tobytes() for value in make_network(0, "cpu").state_dict().values())
+    first = b"".join(value.cpu().numpy().tobytes() for value in make_network(0).state_dict().values())
     bank = Bank(args.cache_path or f"{args.data_path}/cache", data.train, args.bank, model=args.model,
                 weights=hashlib.sha256(first).hexdigest(), protocol=args.protocol, dtype=str(dtype))
     bank.build(make_network, lambda network, clips: in_precision(network.embed, dtype)(matching(clips)), device,
@@ -335,6 +338,7 @@ def student_loss_of(args, run, synset, spec):
     def step_loss(theta, i, number):
         draw = run.generator(number, "step", i)
         chosen = student_batch(len(classes), args.batch_syn, i, run.derive(number, "order"))
+        chosen = chosen.to(run.device, non_blocking=True)
         clips, labels = synset.render(classes[chosen], slots[chosen], draw)
         clips = rules.matching(dsa.apply(clips, dsa.draw(draw, len(clips))))
         with run.seeded(number, "dropout", i):
@@ -384,16 +388,17 @@ def train_batches(train_on, batch_size, draw, device, view=lambda x: x, dsa=None
     """One epoch of (inputs, labels) as a network sees them: every clip once, in random order, augmented, in the view of
     the protocol. From a synthetic set without a graph."""
     if isinstance(train_on, Clips):
-        size = len(train_on)
+        labels_of = train_on.labels.to(device, non_blocking=True)
     else:
-        classes, slots = all_pairs(train_on)
-        size = len(classes)
-    for batch in torch.randperm(size, generator=draw).split(batch_size):
+        labels_of, slots = all_pairs(train_on, device)
+    for batch in torch.randperm(len(labels_of), generator=draw).split(batch_size):
+        there = batch.to(device, non_blocking=True)
+        labels = labels_of[there]
         if isinstance(train_on, Clips):
-            clips, labels = train_on.get(batch, draw, device), train_on.labels[batch].to(device)
+            clips = train_on.get(batch, draw, device)
         else:
             with torch.no_grad():
-                clips, labels = train_on.render(classes[batch].to(device), slots[batch].to(device), draw)
+                clips, _ = train_on.render(labels, slots[there], draw)
         if dsa:
             clips = dsa.apply(clips, dsa.draw(draw, len(clips)))
         yield view(clips), labels
@@ -410,14 +415,13 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
     loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
     for number in range(passes or rules.test_passes):
         draw = generator(seed, "test", number) if rules.random_test else None
-        for batch in torch.arange(len(clips)).split(batch_size):
-            labels = clips.labels[batch]
-            logits = forward(rules.evaluation(clips.get(batch, draw, device))).cpu()
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            ranked = logits.topk(min(5, k), dim=1).indices
-            top5 += (ranked == labels[:, None]).sum().item()
-            hits += torch.bincount(labels[ranked[:, 0] == labels], minlength=k)
-            counts += torch.bincount(labels, minlength=k)
+        logits = torch.cat([forward(rules.evaluation(clips.get(batch, draw, device)))
+                            for batch in torch.arange(len(clips)).split(batch_size)]).cpu()
+        loss += F.cross_entropy(logits, clips.labels, reduction="sum").item()
+        ranked = logits.topk(min(5, k), dim=1).indices
+        top5 += (ranked == clips.labels[:, None]).sum().item()
+        hits += torch.bincount(clips.labels[ranked[:, 0] == clips.labels], minlength=k)
+        counts += torch.bincount(clips.labels, minlength=k)
     total = counts.sum().item()
     return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
 

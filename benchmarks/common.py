@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill_utils.clips import Clips
 from distill_utils.dataset import Spec
-from distill_utils.run import keep_memory, precision_name, seeded
+from distill_utils.run import keep_memory, precision_name, seeded, set_kernels
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
 # network, classes, frames, pixels, real clips a class, synthetic clips a class; --size takes such a list too
@@ -140,7 +140,7 @@ def conditions(args):
         torch.set_num_threads(args.threads)
     keep_memory()
     device = torch.device(args.device)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False        # as runs have it
+    set_kernels(precision_name(args.precision, device))     # as runs have it
     name = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
     network, classes, frames, pixels, real, ipc = size_of(args.size)
     return device, {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "network": network,

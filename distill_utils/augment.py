@@ -111,7 +111,7 @@ def _cutout(x, numbers, params):
         pixel = torch.arange(size)
         inside.append((start <= pixel) & (pixel < start + side))
     keep = ~(inside[0][:, :, None] & inside[1][:, None, :])
-    return x * keep.view(-1, *(1,) * (x.dim() - 3), *x.shape[-2:]).to(x)
+    return x * keep.view(-1, *(1,) * (x.dim() - 3), *x.shape[-2:]).to(x, non_blocking=True)
 
 
 def _flip(x, numbers, params):
@@ -136,7 +136,7 @@ PARTS = {"color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scal
 
 def _per_sample(numbers, x):
     """(B,) -> (B, 1, ...), of x's type and device, to act on all of a sample."""
-    return numbers.view(-1, *(1,) * (x.dim() - 1)).to(x)
+    return numbers.view(-1, *(1,) * (x.dim() - 1)).to(x, non_blocking=True)
 
 
 def _pixels(ratio, size):
@@ -164,7 +164,7 @@ def _affine(x, shift=None, scale=None, angle=None):
         translations=torch.stack(shift, 1) if shift else pair,
         center=pair + torch.tensor([x.shape[-1] - 1, x.shape[-2] - 1]) / 2,
         scale=torch.stack(scale, 1) if scale else pair + 1,
-        angle=zeros if angle is None else angle)[:, :2].to(x)
+        angle=zeros if angle is None else angle)[:, :2].to(x, non_blocking=True)
     return _Linear.apply(x.flatten(1, -3), lambda y: kornia.warp_affine(y, matrix, y.shape[-2:]), False).view_as(x)
 
 

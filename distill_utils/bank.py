@@ -33,7 +33,7 @@ class Bank:
     """
 
     def __init__(self, folder, clips, size, **key):
-        self.clips, self.size = clips, size
+        self.clips, self.size, self.held = clips, size, {}
         key = json.dumps(key, sort_keys=True)
         digest = hashlib.sha256(f"{FORMAT} {key} {clips_digest(clips)}".encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"bank-{Path(clips.spec.folder).name}-{digest}"
@@ -55,10 +55,13 @@ class Bank:
     def path(self, number):
         return self.folder / f"{number:04d}.safetensors"
 
-    def means(self, number):
-        """(K, D) of network `number`. ValueError that names the file if it cannot be read."""
+    def means(self, number, device="cpu"):
+        """(K, D) of network `number`, read once. ValueError that names the file if it cannot be read."""
+        if number in self.held:
+            return self.held[number]
         try:
-            return load_file(self.path(number))["means"]
+            self.held[number] = load_file(self.path(number))["means"].to(device, non_blocking=True)
+            return self.held[number]
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{self.path(number)} cannot be read ({error}): remove it, and it is made "
                              "again") from error
@@ -88,11 +91,11 @@ def mean_embeddings(clips, networks, embed, device, batches, bar):
     member = F.one_hot(clips.labels, clips.spec.num_classes).float().to(device)        # (N, K)
     sums, views = [0] * len(networks), 1 + clips.spec.flip
     for batch in batches:
-        shown = clips.get(batch, device=device)
+        shown, members = clips.get(batch, device=device), member[batch.to(device, non_blocking=True)]
         for view in range(views):
             shown = shown.flip(-1) if view else shown
             for i, network in enumerate(networks):
-                sums[i] = sums[i] + member[batch.to(device)].T @ embed(network, shown)
+                sums[i] = sums[i] + members.T @ embed(network, shown)
         bar.update(len(batch) * len(networks))
     return [(total / (views * member.sum(0)[:, None])).cpu() for total in sums]
 

@@ -2,6 +2,7 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ except ImportError:
 from distill_utils.dataset import DataError, clip_positions, frame_positions
 from distill_utils.files import disk_full, is_disk_full, locked
 
+PLACES = ("auto", "device", "host")
 CACHE_FORMAT = 2    # raise when the decoding changes: older caches are made anew
 JPEG = b"\xff\xd8"
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)   # SyntaxError: Pillow's for a broken PNG
@@ -196,40 +198,85 @@ class Clips:
     """The clips of one split, read from the cache.
 
     labels: long (N,). A sample is what the spec's view says: (T, C, H, W), or (C, H, W) of single frames.
+    place: one of PLACES, where the frames are read from for a CUDA device; "auto": the device itself, where they take
+    at most half of its free memory.
     """
 
-    def __init__(self, dataset, frames):
+    def __init__(self, dataset, frames, place="auto"):
         self.spec, self.names = dataset.spec, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
-        self.frames = frames
+        self.frames, self.place, self.held = frames, place, None
         self.counts = dataset.counts
         self.first = np.cumsum(self.counts) - self.counts
 
     def __len__(self):
         return len(self.labels)
 
-    def fetch(self, indices, generator=None, segment=(0, 1)):
-        """uint8 samples (B, T, C, H, W) or (B, C, H, W). With a generator the training view: random start, random
-        left-right flip, one draw for all frames of a clip; without one the test view: centre clip, nothing random.
-        segment (split_id, split_num): where single frames come from."""
+    def choose(self, indices, generator=None, segment=(0, 1)):
+        """(numbers (B, T) of the frames that samples are made of, which samples are flipped (B,) or None).
+
+        With a generator the training view: random start, random left-right flip, one draw for all frames of a clip;
+        without one the test view: centre clip, nothing random. Drawn on the CPU: a seed gives the same on any device.
+        """
         indices = np.asarray(indices)
         counts = self.counts[indices]
         if self.spec.view == "clip":
             positions = clip_positions(counts, self.spec.frames, generator)
         else:
             positions = frame_positions(counts, segment, generator)[:, None]
-        clips = torch.from_numpy(np.asarray(self.frames[self.first[indices][:, None] + positions]))
+        flip = None
         if generator is not None and self.spec.flip:
             flip = torch.rand(len(indices), generator=generator) < 0.5
+        return self.first[indices][:, None] + positions, flip
+
+    def show(self, numbers, flip=None, device="cpu"):
+        """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `choose` gave. Nothing here waits for
+        what a CUDA device computes."""
+        device = torch.device(device)
+        held = self._held(device)
+        if held is not None:
+            flat = torch.from_numpy(numbers).flatten().to(device, non_blocking=True)
+            clips = held.index_select(0, flat).unflatten(0, numbers.shape)
+        elif device.type == "cuda":
+            clips = _send(self.frames, numbers, device)
+        else:
+            clips = torch.from_numpy(np.asarray(self.frames[numbers]))
+        if flip is not None and device.type != "cpu":
+            flip = flip.to(device, non_blocking=True).view(-1, 1, 1, 1, 1)
+            clips = torch.where(flip, clips.flip(-1), clips)
+        elif flip is not None:
             for i in flip.nonzero()[:, 0].tolist():     # by index or mask it takes 20 times as long
                 clips[i] = clips[i].flip(-1)
         if self.spec.view == "single":
             return clips[:, 0]
         return clips.expand(-1, self.spec.frames, -1, -1, -1) if self.spec.view == "static" else clips
 
+    def _held(self, device):
+        """All frames on the device, brought there once; None where they stay on the host."""
+        if device.type == "cpu":
+            return None
+        if self.place == "auto":
+            free, _ = torch.cuda.mem_get_info(device)
+            self.place = "device" if self.frames.nbytes <= free / 2 else "host"
+        if self.place == "device" and self.held is None:        # a run has one device
+            self.held = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
+            part = max(1, (64 << 20) // self.frames[0].nbytes)
+            with tqdm(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame", delay=2,
+                      leave=False) as bar:
+                for first in range(0, len(self.frames), part):
+                    some = torch.from_numpy(np.array(self.frames[first:first + part]))
+                    self.held[first:first + len(some)].copy_(some)
+                    bar.update(len(some))
+        return self.held
+
+    def fetch(self, indices, generator=None, segment=(0, 1), device="cpu"):
+        """uint8 samples (B, T, C, H, W) or (B, C, H, W): with a generator the training view, without the test view.
+        segment (split_id, split_num): where single frames come from."""
+        return self.show(*self.choose(indices, generator, segment), device)
+
     def get(self, indices, generator=None, device="cpu", segment=(0, 1)):
         """The same as normalised floats on the device; the bytes travel, not the floats."""
-        return normalise(self.fetch(indices, generator, segment).to(device), self.spec)
+        return normalise(self.fetch(indices, generator, segment, device), self.spec)
 
     def check_count(self, n):
         """Raises ValueError where a class has fewer than n clips."""
@@ -247,9 +294,32 @@ class Clips:
 
 def normalise(clips, spec):
     """uint8 (..., C, H, W) -> float, normalised with the data set's mean and std."""
-    mean = torch.tensor(spec.mean, device=clips.device).view(-1, 1, 1)
-    std = torch.tensor(spec.std, device=clips.device).view(-1, 1, 1)
-    return clips.float().sub_(255 * mean).div_(255 * std)      # in place: fresh memory costs more than the arithmetic
+    mean, std = _moments(spec.mean, spec.std, clips.device)
+    return clips.float().sub_(mean).div_(std)      # in place: fresh memory costs more than the arithmetic
+
+
+@lru_cache(maxsize=16)
+def _moments(mean, std, device):
+    """Of uint8 values, (C, 1, 1) on the device."""
+    return [255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std)]
+
+
+def _send(frames, numbers, device):
+    """Frames by number (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are gathered
+    and travel while the device computes."""
+    pinned = torch.empty(*numbers.shape, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
+    np.take(frames, numbers, axis=0, out=pinned.numpy(), mode="clip")      # "raise" would copy once more
+    now, copies = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(copies):
+        sent = pinned.to(device, non_blocking=True)
+    now.wait_stream(copies)
+    sent.record_stream(now)
+    return sent
+
+
+@lru_cache(maxsize=8)
+def _copy_stream(device):
+    return torch.cuda.Stream(device)
 
 
 class ClassSampler:
@@ -271,5 +341,8 @@ class ClassSampler:
     def draw(self, classes, n, generator, device="cpu", segment=(0, 1)):
         """Normalised float samples (len(classes), n, ...). Ask for a few classes at a time: floats are four times the
         cache. Which clips come depends on the generator alone, not on how the classes are cut into calls."""
-        samples = [self.clips.get(self.indices([k], n, generator)[0], generator, device, segment) for k in classes]
-        return torch.stack(samples)
+        numbers, flips = zip(*(self.clips.choose(self.indices([k], n, generator)[0], generator, segment)
+                               for k in classes), strict=True)
+        flip = None if flips[0] is None else torch.cat(flips)
+        clips = normalise(self.clips.show(np.concatenate(numbers), flip, device), self.clips.spec)
+        return clips.unflatten(0, (len(flips), n))

@@ -28,15 +28,16 @@ def dm_loss(embed, real_means, synthetic):
 def dm_gradient(embed, clips, real_means, chunk):
     """Backpropagates `dm_loss` into whatever `clips` (K, S, T, C, H, W) were rendered from; returns the loss, detached.
 
-    real_means(classes) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a time:
+    real_means(classes: range) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a time:
     the loss is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is exact.
     """
     leaf = clips.detach().requires_grad_()
     total = 0
-    for classes in torch.arange(len(clips)).split(chunk):
+    for first in range(0, len(clips), chunk):
+        classes = range(first, min(first + chunk, len(clips)))
         with torch.no_grad():
             target = real_means(classes)
-        loss = dm_loss(embed, target, leaf[classes[0]:classes[-1] + 1])
+        loss = dm_loss(embed, target, leaf[first:classes.stop])
         loss.backward()
         total = total + loss.detach()
     clips.backward(leaf.grad)
@@ -119,8 +120,9 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     """
     if unroll not in UNROLLS:
         raise ValueError(f"unknown unroll {unroll!r}: choose one of {', '.join(UNROLLS)}")
-    start, target = (tuple(tensor.detach().to(lr.device) for tensor in tensors) for tensors in (start, target))
-    scale = _squared_distance(start, target)
+    scale = float(_squared_distance(start, target))     # where they are: no waiting for the device of the set
+    start, target = (tuple(tensor.detach().to(lr.device, non_blocking=True) for tensor in tensors)
+                     for tensors in (start, target))
     if scale == 0:
         raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "
                          "target||^2 is 0 / 0: take a target that is later on the trajectory, or another expert")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from distill_utils import picture
 from distill_utils.augment import STRATEGY
+from distill_utils.clips import PLACES
 from distill_utils.files import replacing, try_lock
 from distill_utils.matching import UNROLLS
 from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_synset, storage_bytes
@@ -28,7 +29,7 @@ from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_
 ROOT = Path(__file__).resolve().parent.parent
 # arguments that may differ between a run and its continuation: they change where and how long, not what is computed
 FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
-        "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
+        "clips_on", "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
 PRECISIONS = ("auto", "bf16", "fp32")
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
@@ -91,6 +92,8 @@ def add_data_args(parser, named=True):
     group.add_argument("--skip_missing", action="store_true", default=None, help="train without the clips that are "
                        "not there, or not whole, and say how many")
     group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)")
+    group.add_argument("--clips_on", choices=PLACES, default="auto", help="where a GPU finds the decoded frames: on "
+                       "itself (uint8), or on the host; auto: on itself where they take at most half of its free memory")
     group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a core")
 
 
@@ -297,6 +300,13 @@ def precision_name(name, device):
     return "bf16" if resolve_precision(name, device) == torch.bfloat16 else "fp32"
 
 
+def set_kernels(precision):
+    """For the whole process: kernels that give the same bytes again, and on CUDA products of float32 in TF32, unless
+    the precision is "fp32"."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+
+
 def resolve_device(name):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -325,7 +335,7 @@ class Run:
         self.folder = Path(args.save_path) / (room or method) / name
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        set_kernels(self.precision)
         self.seed, self.began = args.seed, time.time()
         self.history, self.parts, self.start = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier sittings of the same run

@@ -112,7 +112,7 @@ class StaticDynamicSet(nn.Module):
         def pick(n):    # drawn on the CPU, so that a seed gives the same clips on every device
             if generator is None or n == 1:
                 return torch.zeros(len(classes), dtype=torch.long, device=classes.device)
-            return torch.randint(n, (len(classes),), generator=generator).to(classes.device)
+            return torch.randint(n, (len(classes),), generator=generator).to(classes.device, non_blocking=True)
 
         each_static, each_dynamic = self.spc // self.num_slots, self.dpc // self.num_slots
         static = self.static[classes * self.spc + slots * each_static + pick(each_static)]

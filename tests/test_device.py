@@ -1,0 +1,179 @@
+"""Nothing inside a loop waits for the device: on a GPU the next steps are queued while it computes.
+
+Without a GPU this is seen on torch's device "meta", which computes nothing and from which nothing can be read.
+"""
+import sys
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+import buffer
+import distill_DC
+import distill_DM
+import distill_MTT
+import distill_s2d_DM
+import distill_s2d_MTT
+import utils
+from conftest import NET
+from distill_utils.augment import parse
+from distill_utils.clips import ClassSampler, Clips
+from distill_utils.run import Run, generator
+from distill_utils.synset import StaticDynamicSet, VideoSet
+
+META = torch.device("meta")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the CPU wait for the device: blocking copies to it, anything read from it, and indices on the
+    CPU for a tensor on the device, which are copied there."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, function._schema.name
+        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if torch.is_tensor(x)]
+        there = [x.device.type for x in tensors]
+        if name in ("aten::_to_copy", "aten::copy_"):
+            target = args[0].device if name == "aten::copy_" else torch.device(kwargs.get("device") or there[0])
+            blocking = not (kwargs.get("non_blocking") or args[2:3] == (True,))
+            assert not (blocking and there[-1] != target.type), f"a blocking copy from {there[-1]} to {target}"
+        elif name.startswith("aten::index"):
+            assert len(set(there)) == 1, f"{name} with indices on {there}"
+        assert name not in ("aten::_local_scalar_dense", "aten::nonzero") or "meta" not in there, f"{name} reads"
+        return function(*args, **kwargs)
+
+
+def test_waiting_is_seen():
+    x = torch.zeros(3, device="meta")
+    for waits in (lambda: x.cpu(), lambda: torch.ones(3).to("meta"), lambda: x[torch.tensor([1])], lambda: x.sum().item(),
+                  lambda: x.copy_(torch.ones(3)), lambda: x.nonzero()):
+        with pytest.raises((AssertionError, NotImplementedError)), NoWaiting():
+            waits()
+    with NoWaiting():
+        x.copy_(torch.ones(3), non_blocking=True)
+        assert x[torch.tensor([1]).to("meta", non_blocking=True)].shape == (1,)
+
+
+@pytest.fixture(autouse=True)
+def frames_travel_once(monkeypatch):
+    """The copy of all frames to the device, in the first iteration, may wait."""
+    held = Clips._held
+
+    def outside(*args):
+        with _disable_current_modes():
+            return held(*args)
+
+    monkeypatch.setattr(Clips, "_held", outside)
+
+
+@pytest.fixture
+def on_meta(digits, monkeypatch, tmp_path):
+    """Runs a script's loop on the device "meta", without what reads a result: evaluation, log, checkpoints."""
+    loop = []
+
+    def iterations(self, n):
+        with NoWaiting():
+            for it in range(n):
+                loop.append(it)
+                yield it
+
+    monkeypatch.setattr(Run, "loop", iterations)
+    for name in ("evaluate", "log", "finish", "save"):
+        monkeypatch.setattr(Run, name, lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: None)
+
+    def call(script, *flags):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, (
+            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", "meta", "--clips_on", "device",
+            "--precision", "fp32", "--num_eval", 1, *flags))])
+        monkeypatch.setattr(script, "eval_iterations", lambda args: ())
+        script.main()
+        assert loop == [0, 1, 2]
+
+    return call
+
+
+def on_device(clips):
+    clips = copy(clips)
+    clips.place = "device"
+    return clips
+
+
+DSA = ["--dsa_strategy", "color_cutout_flip_crop_rotate"]
+S2D = ["--vpc", 2, "--spc", 4, "--dpc", 4, "--n_hal", 2]
+
+
+@pytest.mark.parametrize("script,flags", [
+    (distill_DM, ["--model", NET, "--batch_real", 4, "--ipc", 2]),
+    (distill_DM, ["--model", NET, "--batch_real", 4, *DSA]),
+    (distill_s2d_DM, ["--model", NET, "--batch_real", 4, "--chunk", 8, *S2D]),
+    (distill_s2d_DM, ["--model", NET, "--protocol", "paper", "--optim", "sgd"]),
+    (distill_DC, ["--model", "ConvNetD3W32", "--ipc", 2, "--outer_loop", 2, "--inner_loop", 1, *DSA]),
+    (distill_DC, ["--model", "ConvNetBN", "--ipc", 2, "--outer_loop", 1, "--inner_loop", 1])],
+    ids=["DM", "DM-dsa", "S2D-DM", "S2D-DM-paper", "DC-dsa", "DC-batchnorm"])
+def test_no_iteration_waits(script, flags, on_meta):
+    on_meta(script, *flags)
+
+
+def test_no_iteration_with_a_bank_waits(on_meta, digits, monkeypatch, tmp_path):
+    data, made = utils.get_dataset("MotionDigits", digits), []
+
+    def on_the_cpu(args, _, device):        # nothing can be computed on "meta", so the bank's files are made here
+        args.device = "cpu"
+        made.append(utils.open_bank(args, data, torch.device("cpu")))
+        return made[0]
+
+    monkeypatch.setattr(distill_s2d_DM, "open_bank", on_the_cpu)
+    on_meta(distill_s2d_DM, "--model", NET, "--bank", 2, "--cache_path", tmp_path)
+    assert all(means.device == META for means in made[0].held.values())
+
+
+@pytest.mark.parametrize("script,flags", [(distill_MTT, ["--ipc", 1]), (distill_s2d_MTT, [*S2D, "--batch_syn", 7])],
+                         ids=["MTT", "S2D-MTT"])
+def test_no_trajectory_waits(script, flags, on_meta, digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["buffer.py", *map(str, (
+        "--data_path", digits, "--model", NET, "--num_experts", 1, "--train_epochs", 2, "--max_start_epoch", 1,
+        "--batch_train", 256, "--device", "cpu", "--precision", "fp32", "--buffer_path", tmp_path / "buffers"))])
+    buffer.main()
+    on_meta(script, "--model", NET, "--max_start_epoch", 1, "--syn_steps", 3, "--train_lr", "--buffer_path",
+            tmp_path / "buffers", *flags)
+
+
+@pytest.mark.parametrize("kind", ["clips", "pixels", "s2d"])
+def test_no_epoch_waits(kind, digit_data):
+    spec = digit_data.spec
+    train_on = {"clips": lambda: on_device(digit_data.train),
+                "pixels": lambda: VideoSet(10, 2, spec.shape),
+                "s2d": lambda: StaticDynamicSet(10, 2, 4, 4, spec.shape, n_hal=2)}[kind]()
+    network, dsa = utils.get_network(NET, spec, META), parse("color_cutout_flip")
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    if kind != "clips":
+        train_on.to(META)
+    with NoWaiting():
+        for epoch in range(2):
+            utils.train_epoch(network, utils.train_batches(train_on, 16, generator(epoch), META, utils.per_sample, dsa),
+                              optimizer)
+
+
+def test_a_test_pass_is_read_once(digit_data, monkeypatch):
+    network, seen = utils.get_network(NET, digit_data.spec, META), []
+    clips = on_device(digit_data.test)
+    network.register_forward_hook(lambda module, args, logits: seen.append(len(logits)))
+    with pytest.raises(AssertionError, match="a blocking copy from meta to cpu"), NoWaiting():      # at the end
+        utils.evaluate(network, clips, 64, device=META)
+    assert sum(seen) == len(clips) and len(seen) == 7
+
+
+@pytest.mark.parametrize("view", ["clip", "single", "static"])
+def test_frames_held_on_a_device_give_the_same_clips(view, digit_data):
+    there = copy(digit_data.train)
+    there.spec = replace(there.spec, view=view)
+    held = copy(there)
+    held._held = lambda device: torch.from_numpy(np.array(there.frames))
+    for numbers in ([3], [5, 5, 539, 0]):
+        assert held.get(numbers).equal(there.get(numbers))
+        assert held.get(numbers, generator(1)).equal(there.get(numbers, generator(1)))
+    draws = [ClassSampler(clips).draw([7, 2], 60, generator(2)) for clips in (held, there)]
+    assert draws[0].equal(draws[1])
