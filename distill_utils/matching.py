@@ -28,8 +28,9 @@ def dm_loss(embed, real_means, synthetic):
 def dm_gradient(embed, clips, real_means, chunk):
     """Backpropagates `dm_loss` into whatever `clips` (K, S, T, C, H, W) were rendered from; returns the loss, detached.
 
-    real_means(classes: range) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a time:
-    the loss is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is exact.
+    real_means(classes: range) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a
+    time: the loss is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is
+    exact.
     """
     leaf = clips.detach().requires_grad_()
     total = 0

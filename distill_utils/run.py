@@ -93,7 +93,8 @@ def add_data_args(parser, named=True):
                        "not there, or not whole, and say how many")
     group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)")
     group.add_argument("--clips_on", choices=PLACES, default="auto", help="where a GPU finds the decoded frames: on "
-                       "itself (uint8), or on the host; auto: on itself where they take at most half of its free memory")
+                       "the device itself (uint8) or on the host; auto: on it where they take at most half of its free "
+                       "memory")
     group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a core")
 
 

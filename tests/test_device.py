@@ -3,6 +3,7 @@
 Without a GPU this is seen on torch's device "meta", which computes nothing and from which nothing can be read.
 """
 import sys
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
 
@@ -18,13 +19,14 @@ import distill_MTT
 import distill_s2d_DM
 import distill_s2d_MTT
 import utils
-from conftest import NET
+from conftest import NET, run_script
 from distill_utils.augment import parse
 from distill_utils.clips import ClassSampler, Clips
-from distill_utils.run import Run, generator
+from distill_utils.run import Run, generator, set_kernels
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
 META = torch.device("meta")
+CUDA = (pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 class NoWaiting(TorchDispatchMode):
@@ -47,8 +49,8 @@ class NoWaiting(TorchDispatchMode):
 
 def test_waiting_is_seen():
     x = torch.zeros(3, device="meta")
-    for waits in (lambda: x.cpu(), lambda: torch.ones(3).to("meta"), lambda: x[torch.tensor([1])], lambda: x.sum().item(),
-                  lambda: x.copy_(torch.ones(3)), lambda: x.nonzero()):
+    for waits in (lambda: x.cpu(), lambda: torch.ones(3).to("meta"), lambda: x[torch.tensor([1])],
+                  lambda: x.sum().item(), lambda: x.copy_(torch.ones(3)), lambda: x.nonzero()):
         with pytest.raises((AssertionError, NotImplementedError)), NoWaiting():
             waits()
     with NoWaiting():
@@ -68,14 +70,27 @@ def frames_travel_once(monkeypatch):
     monkeypatch.setattr(Clips, "_held", outside)
 
 
-@pytest.fixture
-def on_meta(digits, monkeypatch, tmp_path):
-    """Runs a script's loop on the device "meta", without what reads a result: evaluation, log, checkpoints."""
+@contextmanager
+def no_waiting(device):
+    if device.type == "meta":
+        with NoWaiting():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(params=["meta", pytest.param("cuda", marks=CUDA)])
+def loop_on(request, digits, monkeypatch, tmp_path):
+    """Runs a script's loop on a device, without what reads a result: evaluation, log, checkpoints."""
     loop = []
 
     def iterations(self, n):
-        with NoWaiting():
-            for it in range(n):
+        for it in range(n):
+            with no_waiting(self.device) if it or self.device.type == "meta" else nullcontext():    # 0: frames travel
                 loop.append(it)
                 yield it
 
@@ -86,8 +101,8 @@ def on_meta(digits, monkeypatch, tmp_path):
 
     def call(script, *flags):
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, (
-            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", "meta", "--clips_on", "device",
-            "--precision", "fp32", "--num_eval", 1, *flags))])
+            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", request.param,
+            "--clips_on", "device", "--precision", "fp32", "--num_eval", 1, *flags))])
         monkeypatch.setattr(script, "eval_iterations", lambda args: ())
         script.main()
         assert loop == [0, 1, 2]
@@ -113,11 +128,11 @@ S2D = ["--vpc", 2, "--spc", 4, "--dpc", 4, "--n_hal", 2]
     (distill_DC, ["--model", "ConvNetD3W32", "--ipc", 2, "--outer_loop", 2, "--inner_loop", 1, *DSA]),
     (distill_DC, ["--model", "ConvNetBN", "--ipc", 2, "--outer_loop", 1, "--inner_loop", 1])],
     ids=["DM", "DM-dsa", "S2D-DM", "S2D-DM-paper", "DC-dsa", "DC-batchnorm"])
-def test_no_iteration_waits(script, flags, on_meta):
-    on_meta(script, *flags)
+def test_no_iteration_waits(script, flags, loop_on):
+    loop_on(script, *flags)
 
 
-def test_no_iteration_with_a_bank_waits(on_meta, digits, monkeypatch, tmp_path):
+def test_no_iteration_with_a_bank_waits(loop_on, digits, monkeypatch, tmp_path):
     data, made = utils.get_dataset("MotionDigits", digits), []
 
     def on_the_cpu(args, _, device):        # nothing can be computed on "meta", so the bank's files are made here
@@ -126,18 +141,18 @@ def test_no_iteration_with_a_bank_waits(on_meta, digits, monkeypatch, tmp_path):
         return made[0]
 
     monkeypatch.setattr(distill_s2d_DM, "open_bank", on_the_cpu)
-    on_meta(distill_s2d_DM, "--model", NET, "--bank", 2, "--cache_path", tmp_path)
-    assert all(means.device == META for means in made[0].held.values())
+    loop_on(distill_s2d_DM, "--model", NET, "--bank", 2, "--cache_path", tmp_path)
+    assert all(means.device.type != "cpu" for means in made[0].held.values())
 
 
 @pytest.mark.parametrize("script,flags", [(distill_MTT, ["--ipc", 1]), (distill_s2d_MTT, [*S2D, "--batch_syn", 7])],
                          ids=["MTT", "S2D-MTT"])
-def test_no_trajectory_waits(script, flags, on_meta, digits, monkeypatch, tmp_path):
+def test_no_trajectory_waits(script, flags, loop_on, digits, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["buffer.py", *map(str, (
         "--data_path", digits, "--model", NET, "--num_experts", 1, "--train_epochs", 2, "--max_start_epoch", 1,
         "--batch_train", 256, "--device", "cpu", "--precision", "fp32", "--buffer_path", tmp_path / "buffers"))])
     buffer.main()
-    on_meta(script, "--model", NET, "--max_start_epoch", 1, "--syn_steps", 3, "--train_lr", "--buffer_path",
+    loop_on(script, "--model", NET, "--max_start_epoch", 1, "--syn_steps", 3, "--train_lr", "--buffer_path",
             tmp_path / "buffers", *flags)
 
 
@@ -177,3 +192,79 @@ def test_frames_held_on_a_device_give_the_same_clips(view, digit_data):
         assert held.get(numbers, generator(1)).equal(there.get(numbers, generator(1)))
     draws = [ClassSampler(clips).draw([7, 2], 60, generator(2)) for clips in (held, there)]
     assert draws[0].equal(draws[1])
+
+
+@pytest.fixture
+def kernels():
+    """Puts back what set_kernels sets for the process."""
+    flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"),
+             (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")]
+    before = [getattr(*flag) for flag in flags]
+    yield
+    for flag, value in zip(flags, before, strict=True):
+        setattr(*flag, value)
+
+
+@pytest.mark.parametrize("precision,tf32", [("bf16", True), ("fp32", False)])
+def test_tf32_unless_float32_is_asked_for(precision, tf32, kernels):
+    set_kernels(precision)
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == tf32
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+def cuda(test):
+    for mark in CUDA:
+        test = mark(test)
+    return test
+
+
+@cuda
+@pytest.mark.parametrize("place", ["auto", "device", "host"])
+def test_a_gpu_sees_the_clips_that_a_cpu_sees(place, digit_data):
+    clips = copy(digit_data.train)
+    clips.place = place
+    draws = [ClassSampler(clips).draw(range(10), 16, generator(3), device).cpu() for device in ("cpu", "cuda")]
+    torch.testing.assert_close(draws[1], draws[0], rtol=0, atol=1e-6)
+    assert (clips.held is None) == (place == "host")
+
+
+@cuda
+def test_clips_from_the_host_travel_while_the_device_computes(digit_data):
+    """Many batches in flight at once: none is overwritten before it is used."""
+    clips = copy(digit_data.train)
+    clips.place, big = "host", torch.randn(4096, 4096, device="cuda")
+    batches = torch.arange(540).split(9)
+    sums = []
+    for batch in batches:
+        big = big @ big / 4096
+        sums.append(clips.get(batch, device="cuda").sum((1, 2, 3, 4)))
+    torch.testing.assert_close(torch.cat(sums).cpu(), clips.get(range(540)).sum((1, 2, 3, 4)), rtol=1e-4, atol=1e-1)
+
+
+@cuda
+def test_a_seed_gives_the_same_bytes_on_a_gpu(digits, tmp_path):
+    sets = []
+    for name in "ab":
+        run_script("distill_s2d_DM.py", "--model", NET, "--data_path", digits, "--save_path", tmp_path, "--name", name,
+                   "--Iteration", 3, "--num_eval", 1, "--epoch_eval_train", 3, "--device", "cuda", "--batch_real", 8)
+        sets.append((tmp_path / "S2D-DM" / name / "synset.safetensors").read_bytes())
+    assert sets[0] == sets[1]
+
+
+@cuda
+def test_bfloat16_and_tf32_are_close_to_float32_on_a_gpu(digit_data, kernels):
+    clips = utils.per_sample(digit_data.train.get(range(0, 540, 9), device="cuda"))
+    labels = digit_data.train.labels[::9]
+    with utils.seeded(0, "cuda"):
+        network = utils.get_network("ConvNet3D", digit_data.spec, "cuda").eval()
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        set_kernels("fp32" if dtype == torch.float32 else "bf16")
+        loss = torch.nn.functional.cross_entropy(utils.in_precision(network, dtype)(clips), labels.cuda())
+        grads = torch.autograd.grad(loss, tuple(network.parameters()))
+        results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))
+    (exact, whole), (close, whole16) = results
+    assert close == pytest.approx(exact, rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(whole, whole16, dim=0) > 0.99

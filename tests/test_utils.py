@@ -11,7 +11,7 @@ import utils
 from conftest import NET
 from distill_utils.dataset import DATASETS, get_spec
 from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
-from networks import NETWORKS, Parallel, takes
+from networks import Parallel, takes
 from utils import (
     POOLS,
     PROTOCOLS,
