@@ -53,6 +53,7 @@ from utils import (
     get_dataset,
     get_network,
     get_spec,
+    make_step,
     train_batches,
     train_epoch,
     training_operations,
@@ -114,11 +115,12 @@ def main():
             network = get_network(args.model, spec, device, dist=True)
             optimizer = torch.optim.SGD(network.parameters(), lr=args.lr_teacher, momentum=args.mom,
                                         weight_decay=args.l2)
+            step = make_step(network, optimizer, dtype)
             snapshots = {0: snapshot(network)}
             with progress(range(1, kept[-1] + 1), desc=f"expert {number}", unit="epoch", leave=False) as epochs:
                 for epoch in epochs:
                     batches = train_batches(data.train, args.batch_train, draw, device, rules.evaluation, dsa)
-                    train_top1.append(float(train_epoch(network, batches, optimizer, dtype)))
+                    train_top1.append(float(train_epoch(network, batches, step)))
                     test = evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed, passes=1,
                                     dtype=dtype)
                     test_top1.append(test.top1)

@@ -32,6 +32,7 @@ from utils import (
     get_dataset,
     get_network,
     make_optimizer,
+    make_step,
     train_batches,
     train_epoch,
 )
@@ -93,7 +94,7 @@ def main():
         draw, total = run.generator(it, "frames"), 0
         with run.seeded(it, "network"):     # also seeds dropout, where a network has it
             network = get_network(args.model, spec, run.device)
-            net_optimizer = torch.optim.SGD(network.parameters(), lr=args.lr_net)
+            step = make_step(network, torch.optim.SGD(network.parameters(), lr=args.lr_net))
             for outer in range(outer_loop):
                 network.train()
                 if has_batchnorm(network):
@@ -117,7 +118,7 @@ def main():
                 if outer < outer_loop - 1:
                     for _ in range(inner_loop):
                         train_epoch(network, train_batches(synset, args.batch_train, draw, run.device, rules.matching,
-                                                           dsa), net_optimizer)
+                                                           dsa), step)
         run.log(it, loss=total / spec.num_classes / outer_loop)
 
     # finish

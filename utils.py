@@ -2,6 +2,7 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -208,7 +209,7 @@ def eval_settings(args, device, syn_lr=None):
     lr = args.lr_net if syn_lr is None or args.protocol != "paper" else syn_lr
     return {"epochs": args.epoch_eval_train, "lr": lr, "batch_size": args.batch_train,
             "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args),
-            "dtype": resolve_precision(args.precision, device)}
+            "dtype": resolve_precision(args.precision, device), "graphs": args.cuda_graphs}
 
 
 def make_s2d_set(clips, seed, static=None, *, vpc, spc, dpc, n_hal, hal_mode, hal_init, dynamic_init):
@@ -369,18 +370,58 @@ def in_precision(function, dtype):
     return function if dtype == torch.float32 else computed
 
 
-def train_epoch(network, batches, optimizer, dtype=torch.float32):
-    """One pass of cross-entropy steps over (inputs, labels) pairs. Returns its top-1 accuracy, a tensor."""
-    network.train()
+def make_step(network, optimizer, dtype=torch.float32):
+    """step(inputs, labels): one of cross-entropy. It returns how many the network had right, a tensor."""
     forward = in_precision(network, dtype)
-    hits, count = 0, 0
-    for inputs, labels in batches:
+
+    def step(inputs, labels):
         logits = forward(inputs)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        hits, count = hits + (logits.detach().argmax(1) == labels).sum(), count + len(labels)
+        return (logits.detach().argmax(1) == labels).sum()
+
+    return step
+
+
+class GraphedStep:
+    """A step of `make_step` as a CUDA graph: one launch in place of some hundred, which is what small batches take
+    their time for. A batch size has a graph of its own, made after WARM_UP usual steps, and so has a learning rate."""
+
+    WARM_UP = 3
+
+    def __init__(self, step, optimizer):
+        self.step, self.optimizer, self.seen, self.graphs = step, optimizer, Counter(), {}
+
+    def __call__(self, inputs, labels):
+        self.seen[inputs.shape] += 1
+        if self.seen[inputs.shape] <= self.WARM_UP:
+            return self.step(inputs, labels)
+        key = inputs.shape, self.optimizer.param_groups[0]["lr"]
+        if key not in self.graphs:
+            self.optimizer.zero_grad(set_to_none=True)      # gradients of a graph live in memory of its own
+            self.graphs[key] = self.capture(inputs.clone(), labels.clone())
+        replay, held_inputs, held_labels, hits = self.graphs[key]
+        held_inputs.copy_(inputs)
+        held_labels.copy_(labels)
+        replay()
+        return hits.clone()
+
+    def capture(self, inputs, labels):
+        """Nothing is computed yet: (call that computes a step on what the two tensors hold, them, its result)."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            hits = self.step(inputs, labels)
+        return graph.replay, inputs, labels, hits
+
+
+def train_epoch(network, batches, step):
+    """One pass of a step of `make_step` over (inputs, labels) pairs. Returns its top-1 accuracy, a tensor."""
+    network.train()
+    hits, count = 0, 0
+    for inputs, labels in batches:
+        hits, count = hits + step(inputs, labels), count + len(labels)
     return hits / count
 
 
@@ -427,28 +468,32 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
 
 
 def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                  device="cpu", dist=False, dsa=None, dtype=torch.float32, desc=None):
+                  device="cpu", dist=False, dsa=None, dtype=torch.float32, graphs=False, desc=None):
     """A fresh network trained on a synthetic set or on real clips: SGD with momentum 0.9 and weight decay 5e-4, the
-    rate cut tenfold half-way. Everything random comes from the seed. Returns the network."""
+    rate cut tenfold half-way. Everything random comes from the seed. graphs: its steps as CUDA graphs, on one CUDA
+    device. Returns the network."""
     rules = PROTOCOLS[protocol]
     draw = generator(seed, "training")
     with seeded(derive_seed(seed, "network"), device):      # weights, then dropout
         net = get_network(network, spec, device, dist)
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+        step = make_step(net, optimizer, dtype)
+        if graphs and torch.device(device).type == "cuda" and not isinstance(net, networks.Parallel):
+            step = GraphedStep(step, optimizer)
         for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
                               disable=None):
-            train_epoch(net, train_batches(train_on, batch_size, draw, device, rules.evaluation, dsa), optimizer, dtype)
+            train_epoch(net, train_batches(train_on, batch_size, draw, device, rules.evaluation, dsa), step)
             if epoch == rules.cut_after(epochs):
                 optimizer.param_groups[0]["lr"] *= 0.1
     return net
 
 
 def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                    device="cpu", dist=False, dsa=None, dtype=torch.float32):
+                    device="cpu", dist=False, dsa=None, dtype=torch.float32, graphs=False):
     """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
     clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
     if isinstance(train_on, ImageSet) and data.spec.view != "single":
         train_on = train_on.as_clips(data.spec.frames)      # images train a video network as clips that stand still
     net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
-                        seed=seed, device=device, dist=dist, dsa=dsa, dtype=dtype)
+                        seed=seed, device=device, dist=dist, dsa=dsa, dtype=dtype, graphs=graphs)
     return evaluate(net, data.test, batch_size, protocol, device, seed, dtype=dtype)

@@ -12,7 +12,7 @@ import torch
 
 from distill_utils.run import generator, resolve_precision, seeded
 from networks import NETWORKS
-from utils import per_sample, train_batches, train_epoch
+from utils import make_step, per_sample, train_batches, train_epoch
 
 BATCH = 32
 
@@ -55,7 +55,8 @@ def sides_of(dataset, train_on, clips, args, device):
         plain.train_epoch(network, dataset, order, optimizer, device)
 
     def our_epoch(network, optimizer):
-        train_epoch(network, train_batches(train_on, BATCH, generator("order"), device, per_sample), optimizer, dtype)
+        train_epoch(network, train_batches(train_on, BATCH, generator("order"), device, per_sample),
+                    make_step(network, optimizer, dtype))
 
     return {"plain": side_of(plain.Network(draw_network()), plain_epoch, *seen),
             "ours": side_of(draw_network(), our_epoch, *seen)}

@@ -29,7 +29,7 @@ from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_
 ROOT = Path(__file__).resolve().parent.parent
 # arguments that may differ between a run and its continuation: they change where and how long, not what is computed
 FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
-        "clips_on", "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
+        "clips_on", "cuda_graphs", "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
 PRECISIONS = ("auto", "bf16", "fp32")
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
@@ -110,6 +110,8 @@ def add_eval_args(parser, model="ConvNet3D"):
     group.add_argument("--protocol", choices=("standard", "paper"), default="standard",
                        help="see Evaluation in the README")
     add_precision_arg(group)
+    group.add_argument("--cuda_graphs", action="store_true", help="networks are trained by CUDA graphs, for sets and "
+                       "networks so small that a GPU waits for its launches (not yet run on a GPU)")
     group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
     add_dsa_args(parser)
 

@@ -163,13 +163,13 @@ def test_no_epoch_waits(kind, digit_data):
                 "pixels": lambda: VideoSet(10, 2, spec.shape),
                 "s2d": lambda: StaticDynamicSet(10, 2, 4, 4, spec.shape, n_hal=2)}[kind]()
     network, dsa = utils.get_network(NET, spec, META), parse("color_cutout_flip")
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    step = utils.make_step(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9))
     if kind != "clips":
         train_on.to(META)
     with NoWaiting():
         for epoch in range(2):
-            utils.train_epoch(network, utils.train_batches(train_on, 16, generator(epoch), META, utils.per_sample, dsa),
-                              optimizer)
+            batches = utils.train_batches(train_on, 16, generator(epoch), META, utils.per_sample, dsa)
+            utils.train_epoch(network, batches, step)
 
 
 def test_a_test_pass_is_read_once(digit_data, monkeypatch):
@@ -212,6 +212,33 @@ def test_tf32_unless_float32_is_asked_for(precision, tf32, kernels):
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 
 
+class Replayed(utils.GraphedStep):
+    """Replays by calling, so that a CPU can."""
+
+    def capture(self, inputs, labels):
+        hits = torch.zeros((), dtype=torch.long)
+        return lambda: hits.copy_(self.step(inputs, labels)), inputs, labels, hits
+
+
+def test_graphed_steps_are_the_steps(digit_data):
+    """Two batch sizes, and a rate that is cut: as an evaluation takes them."""
+    clips, weights, hits = digit_data.train, [], []
+    for graphed in (False, True):
+        with utils.seeded(1):
+            network = utils.get_network(NET, clips.spec).eval()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        step = utils.make_step(network, optimizer)
+        step = Replayed(step, optimizer) if graphed else step
+        for epoch in range(8):
+            for batch in torch.arange(8 * epoch, 8 * epoch + 8).split(5):
+                hits.append(step(utils.per_sample(clips.get(batch)), clips.labels[batch]))
+            if epoch == 5:
+                optimizer.param_groups[0]["lr"] *= 0.1
+        weights.append(torch.cat([value.detach().flatten() for value in network.parameters()]))
+    assert weights[0].equal(weights[1]) and hits[:16] == hits[16:] and sum(hits) > 0
+    assert len(step.graphs) == 4
+
+
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
 
 def cuda(test):
@@ -251,6 +278,19 @@ def test_a_seed_gives_the_same_bytes_on_a_gpu(digits, tmp_path):
                    "--Iteration", 3, "--num_eval", 1, "--epoch_eval_train", 3, "--device", "cuda", "--batch_real", 8)
         sets.append((tmp_path / "S2D-DM" / name / "synset.safetensors").read_bytes())
     assert sets[0] == sets[1]
+
+
+@cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_graphs_give_the_same_network(dtype, digit_data, kernels):
+    set_kernels("bf16")
+    synset, weights = VideoSet(10, 2, digit_data.spec.shape), []
+    synset.videos.data = digit_data.train.start(2, generator(0)).flatten(0, 1)
+    for graphs in (False, True):
+        network = utils.train_network(synset.to("cuda"), digit_data.spec, NET, epochs=12, batch_size=16, device="cuda",
+                                      dtype=dtype, graphs=graphs)
+        weights.append(torch.cat([value.detach().flatten() for value in network.parameters()]))
+    assert weights[0].equal(weights[1])
 
 
 @cuda

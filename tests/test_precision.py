@@ -9,7 +9,7 @@ from conftest import NET, run_script
 from distill_utils.matching import class_means, dm_loss
 from distill_utils.run import resolve_precision
 from networks import NETWORKS, Dispatch, takes
-from utils import evaluate, evaluate_synset, get_network, in_precision, per_sample, seeded, train_epoch
+from utils import evaluate, evaluate_synset, get_network, in_precision, make_step, per_sample, seeded, train_epoch
 
 BF16 = torch.bfloat16
 
@@ -56,7 +56,7 @@ def test_the_weights_stay_float32_and_small_steps_are_not_lost(digit_data, clips
     with seeded(2):
         network = get_network(NET, digit_data.spec)
     before = [p.detach().clone() for p in network.parameters()]
-    train_epoch(network, [clips], torch.optim.SGD(network.parameters(), lr=1e-6), BF16)
+    train_epoch(network, [clips], make_step(network, torch.optim.SGD(network.parameters(), lr=1e-6), BF16))
     for old, new in zip(before, network.parameters(), strict=True):
         assert new.dtype == torch.float32 and new.is_contiguous() and not torch.equal(old, new)
 

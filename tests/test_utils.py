@@ -114,8 +114,8 @@ def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, networ
     ("standard", 6, [0.1] * 3 + [0.01] * 3), ("standard", 1, [0.1]), ("paper", 6, [0.1] * 5 + [0.01] * 2)])
 def test_epochs_and_learning_rates(tiny, monkeypatch, protocol, epochs, rates):
     seen = []
-    monkeypatch.setattr(utils, "train_epoch", lambda net, batches, optimizer, dtype: seen.append(
-        optimizer.param_groups[0]["lr"]))
+    monkeypatch.setattr(utils, "make_step", lambda net, optimizer, dtype: optimizer)
+    monkeypatch.setattr(utils, "train_epoch", lambda net, batches, step: seen.append(step.param_groups[0]["lr"]))
     train_network(real_set(tiny), tiny.spec, NET, epochs=epochs, lr=0.1, protocol=protocol)
     assert seen == pytest.approx(rates)
 
