@@ -1,12 +1,14 @@
-"""What a bank of class means costs in accuracy and saves in time: S2D by DM on MotionDigits, two seeds, two sizes.
+"""What a bank of class means costs in accuracy and saves in time: DM on MotionDigits, pixels and static + dynamic, at
+the bytes of one and of five real clips a class.
 
-    bash sh/demo.sh --full                              # leaves the static images
-    python benchmarks/bank_study.py result/demo_full    # about 20 minutes on two cores
+    bash sh/demo.sh --full                              # leaves static images, for two seeds
+    python benchmarks/bank_study.py result/demo_full    # about two hours on two cores
 
-Each row is `distill_s2d_DM.py` with the demo's flags and --bank P (0: none, as published): at the same number of
-iterations, and for P = 50 also at the number that takes as long as without a bank. Networks that score are fresh, and
-the same for every P. The first row builds the largest bank, which all later runs share; rows of one iteration show what
-a run takes beside its loop.
+A row is a run of distill_DM.py or distill_s2d_DM.py with the demo's flags and --bank P (0: none, as published). One
+seed says little: runs of other seeds start from other real clips and end up to 20 points apart, so differences are told
+between runs of the same seed, with the standard error of their mean. P = 300 is as many networks as a run of 300
+iterations takes, each once: exact means in place of sampled ones, and nothing else. Rows of other lengths compare equal
+times, and rows of other learning rates make the sweep. Runs that are finished are not made again.
 """
 import argparse
 import json
@@ -15,59 +17,81 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent
-NET = ["--dataset", "MotionDigits", "--model", "ConvNet3DD2W16"]
-SIZES = {"1": (2, 300, []), "5": (10, 100, ["--optim", "adam", "--lr_dynamic", "0.004", "--lr_hal", "0.001"])}
+LENGTH = {"s2d": 300, "pixels": 200}
+RATES = {("s2d", 1): (0.02, 0.005), ("s2d", 5): (0.004, 0.001), ("pixels", 1): (0.02,), ("pixels", 5): (0.02,)}
+SWEEP = (0.25, 0.5, 1, 2, 4)        # times the rates
 
 
-def run(demo, out, clips, seed, bank, iterations):
-    """The result of one run, with the seconds of all but its evaluation."""
-    vpc, epochs, rates = SIZES[clips]
-    name = f"{clips}_{bank}_{iterations}_seed{seed}"
-    static = demo / "DC" / f"{clips}_seed{seed}" / "synset.safetensors"
-    command = [sys.executable, str(ROOT / "distill_s2d_DM.py"), *NET, "--vpc", vpc, "--spc", vpc, "--dpc", vpc,
-               "--path_static", static, "--no_train_static", *rates, "--batch_real", 16, "--Iteration", iterations,
-               "--eval_it", 10000, "--num_eval", 5, "--epoch_eval_train", epochs, "--batch_train", 32,
-               *(["--bank", bank] if bank else []), "--cache_path", out / "cache", "--seed", seed, "--save_path", out,
-               "--name", name, "--resume"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
-    if done.returncode:
-        raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
-    return {"clips": clips, "bank": bank, "iterations": iterations, "seed": seed,
-            **{key: result[key] for key in ("top1_start_mean", "top1_mean", "top1_std", "distill_seconds")}}
+def run(args, kind, clips, bank, seed, iterations=None, times=1):
+    """A row: the result of one run, with the seconds of all but its evaluation."""
+    iterations = iterations or LENGTH[kind]
+    name = f"{kind}{clips}_bank{bank}_{iterations}_{times}_seed{seed}"
+    rates = [times * rate for rate in RATES[kind, clips]]
+    if kind == "s2d":
+        static = args.demo / "DC" / f"{clips}_seed{seed % 2}" / "synset.safetensors"
+        flags = ["distill_s2d_DM.py", *(x for flag in ("--vpc", "--spc", "--dpc") for x in (flag, 2 * clips)),
+                 "--path_static", static, "--no_train_static", "--lr_dynamic", rates[0], "--lr_hal", rates[1]]
+    else:
+        flags = ["distill_DM.py", "--ipc", clips, "--lr_img", rates[0]]
+    command = [sys.executable, *flags, "--dataset", "MotionDigits", "--model", "ConvNet3DD2W16", "--optim", "adam",
+               "--batch_real", 16, "--Iteration", iterations, "--eval_it", 10000, "--num_eval", 5,
+               "--epoch_eval_train", 300 if clips == 1 else 100, "--batch_train", 32,
+               *(["--bank", bank] if bank else []), "--cache_path", args.out / "cache", "--seed", seed, "--save_path",
+               args.out, "--name", name, "--resume"]
+    file = args.out / ("S2D-DM" if kind == "s2d" else "DM") / name / "result.json"
+    if not file.is_file():
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+        if done.returncode:
+            raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
+    result = json.loads(file.read_text())
+    row = {"set": kind, "clips": clips, "bank": bank, "iterations": iterations, "rates": rates, "seed": seed,
+           **{key: result[key] for key in ("top1_start_mean", "top1_mean", "top1_std", "distill_seconds")}}
+    print(f"{name:32} top-1 {100 * row['top1_start_mean']:.1f} -> {100 * row['top1_mean']:.1f} +- "
+          f"{100 * row['top1_std']:.1f} %  {row['distill_seconds']:.0f} s", flush=True)
+    return row
+
+
+def table(rows):
+    """One line for each setting at the demo's rates: the mean over seeds, and how it differs from no bank."""
+    score = {(r["set"], r["clips"], r["bank"], r["iterations"], r["seed"]): 100 * r["top1_mean"] for r in rows
+             if tuple(r["rates"]) == RATES[r["set"], r["clips"]]}
+    for setting in sorted({key[:4] for key in score}):
+        kind, clips, bank, _ = setting
+        seeds = [key[4] for key in score if key[:4] == setting]
+        pairs = [score[*setting, seed] - score[kind, clips, 0, LENGTH[kind], seed] for seed in seeds
+                 if (kind, clips, 0, LENGTH[kind], seed) in score]
+        error = stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
+        yield {"set": kind, "clips": clips, "bank": bank, "iterations": setting[3], "seeds": len(seeds),
+               "top1": round(mean(score[*setting, seed] for seed in seeds), 1),
+               "difference": round(mean(pairs), 1) if bank and pairs else None,
+               "standard_error": round(error, 1) if bank and len(pairs) > 1 else None}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="folder that demo.sh --full left")
     parser.add_argument("--out", type=Path, default=ROOT / "result" / "bank_study")
-    parser.add_argument("--banks", type=int, nargs="+", default=[0, 10, 50, 200])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--sets", nargs="+", choices=tuple(LENGTH), default=["s2d", "pixels"])
+    parser.add_argument("--clips", type=int, nargs="+", choices=(1, 5), default=[1, 5])
+    parser.add_argument("--banks", type=int, nargs="+", default=[0, 10, 50, 200, 300])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--iterations", type=int, help="if other than the demo's")
+    parser.add_argument("--sweep", action="store_true", help="the rates of SWEEP in place of the demo's")
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a core each")
     args = parser.parse_args()
-    rows = []
-    # the largest bank first, alone, and one iteration: the others are part of it
-    rows += [run(args.demo, args.out, "1", args.seeds[0], bank, 1) for bank in (max(args.banks), 0)]
+    args.demo, args.out = args.demo.resolve(), args.out.resolve()
     with ThreadPoolExecutor(args.lanes) as pool:
-        jobs = [(clips, seed, bank, 300) for clips in SIZES for bank in args.banks for seed in args.seeds]
-        rows += pool.map(lambda job: run(args.demo, args.out, *job), jobs)
-        if {0, 50} <= set(args.banks):      # as many iterations with a bank of 50 as take the time of 300 without
-            beside = rows[1]["distill_seconds"]
-            cost = {(clips, bank): mean(r["distill_seconds"] - beside for r in rows[2:]
-                                        if (r["clips"], r["bank"]) == (clips, bank))
-                    for clips in SIZES for bank in (0, 50)}
-            more = {clips: round(300 * cost[clips, 0] / cost[clips, 50]) for clips in SIZES}
-            rows += pool.map(lambda job: run(args.demo, args.out, *job), [
-                (clips, seed, 50, more[clips]) for clips in SIZES for seed in args.seeds if more[clips] > 300])
-    for r in rows:
-        print(f"clips {r['clips']}  bank {r['bank']:>3}  iterations {r['iterations']}  seed {r['seed']}  top-1 "
-              f"{100 * r['top1_start_mean']:.1f} -> {100 * r['top1_mean']:.1f} +- {100 * r['top1_std']:.1f} %  "
-              f"{r['distill_seconds']:.0f} s")
-    print(json.dumps({"benchmark": "bank_study", "threads": 1, "lanes": args.lanes, "rows": rows}))
+        jobs = [(args, kind, clips, bank, seed, args.iterations, times) for clips in args.clips for kind in args.sets
+                for bank in args.banks for seed in args.seeds for times in (SWEEP if args.sweep else (1,))]
+        rows = list(pool.map(lambda job: run(*job), jobs))
+    summary = list(table(rows))
+    for line in summary:
+        print("  ".join(f"{key} {value}" for key, value in line.items() if value is not None))
+    print(json.dumps({"benchmark": "bank_study", "threads": 1, "lanes": args.lanes, "table": summary, "rows": rows}))
 
 
 if __name__ == "__main__":
