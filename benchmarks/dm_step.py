@@ -18,8 +18,7 @@ from distill_utils.clips import ClassSampler
 from distill_utils.matching import class_means, dm_gradient
 from distill_utils.run import generator, resolve_precision, seeded
 from distill_utils.synset import all_pairs
-from networks import NETWORKS
-from utils import in_precision, per_sample
+from utils import get_network, in_precision, per_sample
 
 
 def make(kind, args, device):
@@ -31,7 +30,7 @@ def make(kind, args, device):
 
     def draw_network():
         with seeded(0, device):
-            return NETWORKS[model](spec).to(device).requires_grad_(False)
+            return get_network(model, spec, device).requires_grad_(False)
 
     @cache          # made by the first call, which is not counted
     def floats():
@@ -68,7 +67,7 @@ def make(kind, args, device):
                           for k in range(spec.num_classes)])
 
     return {"plain": plain_side, "ours": lambda: ours(sampled),
-            "bank": lambda: ours(lambda embed: lambda classes: bank()[classes])}
+            "bank": lambda: ours(lambda embed: lambda classes: bank()[classes.start:classes.stop])}
 
 
 if __name__ == "__main__":

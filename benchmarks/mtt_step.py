@@ -3,11 +3,12 @@
     python benchmarks/mtt_step.py --size tiny                          # about two minutes on one core
     python benchmarks/mtt_step.py --size miniUCF101 --device cuda
 
-The set is a StaticDynamicSet, every step sees all of it, and dropout is on. "plain" is the full unroll through the
-network as it is written down, "full" the same through ours. The sides alternate in one run; the times are medians. The
-memory is what the process (CPU, needs Linux) or the allocator (CUDA) held at its peak beyond what it held before, each
-in a process of its own. Aims: the adjoint's memory grows by no more than the weights it stores, one copy a step; its
-time is at most 1.35 of the full unroll's at N = 10, and no more than the plain one's at under a third of its memory.
+The set is a StaticDynamicSet, every step sees all of it (or the first --batch of its clips), and dropout is on.
+"plain" is the full unroll through the network as it is written down, "full" the same through ours. The sides alternate
+in one run; the times are medians. The memory is what the process (CPU, needs Linux) or the allocator (CUDA) held at its
+peak beyond what it held before, each in a process of its own. Aims: the adjoint's memory grows by no more than the
+weights it stores, one copy a step; its time is at most 1.35 of the full unroll's at N = 10, and no more than the plain
+one's at under a third of its memory.
 """
 import json
 from functools import partial
@@ -25,14 +26,14 @@ from networks import NETWORKS
 SIDES = ("plain", "full", "adjoint")
 
 
-def make_problem(size, device):
+def make_problem(size, device, batch=None):
     """(solve, bytes of one copy of the weights); solve(side, steps) -> all the gradients as one vector."""
     spec, synset = common.spec_of(size), common.make_set(size, "s2d")
     with seeded(0):
         network = NETWORKS[common.size_of(size)[0]](spec).to(device)
         target = [tensor.detach() + 0.01 * torch.randn(tensor.shape).to(device) for tensor in network.parameters()]
     synset.to(device)
-    parameters, pairs = tuple(synset.parameters()), all_pairs(synset, device)
+    parameters, pairs = tuple(synset.parameters()), [pairs[:batch] for pairs in all_pairs(synset, device)]
 
     def solve(side, steps):
         student = plain.Network(network) if side == "plain" else network
@@ -52,7 +53,7 @@ def make_problem(size, device):
 def measure(solve, steps, args, device):
     """One row: seconds and bytes of each side at N = steps; a side that does not fit in memory is left out."""
     flags = ("--device", args.device, "--size", args.size, "--threads", args.threads, "--steps", steps,
-             "--only_memory", "s2d")
+             "--only_memory", "s2d", *(("--batch", args.batch) if args.batch else ()))
     row = {"steps": steps, **{f"{side}_bytes": common.child_memory(*flags, side) for side in SIDES}}
     sides = [side for side in SIDES if row[f"{side}_bytes"] is not None]
     vectors = {side: solve(side, steps) for side in sides}
@@ -69,10 +70,11 @@ def measure(solve, steps, args, device):
 def main():
     parser = common.parser_of(__doc__)
     parser.set_defaults(size="tiny")
+    parser.add_argument("--batch", type=int, help="clips that a step sees; all if not given")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 50], help="values of N")
     args = parser.parse_args()
     device, conditions = common.conditions(args)
-    solve, weights = make_problem(args.size, device)
+    solve, weights = make_problem(args.size, device, args.batch)
     if args.only_memory:
         print(common.peak_memory(lambda: solve(args.only_memory[1], args.steps[0]), device))
         return

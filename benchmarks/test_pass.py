@@ -10,8 +10,7 @@ import plain
 import torch
 
 from distill_utils.run import resolve_precision, seeded
-from networks import NETWORKS
-from utils import evaluate
+from utils import evaluate, get_network
 
 BATCH = 64
 
@@ -20,7 +19,7 @@ def make(kind, args, device):
     clips = common.make_clips(args.size)
     dataset, dtype = plain.RealClips(*plain.preload(clips)), resolve_precision(args.precision, device)
     with seeded(0, device):
-        network = NETWORKS[common.size_of(args.size)[0]](clips.spec).to(device)
+        network = get_network(common.size_of(args.size)[0], clips.spec, device)
 
     def ours(passes):
         result = evaluate(network, clips, BATCH, device=device, passes=passes, dtype=dtype)
