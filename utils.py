@@ -24,7 +24,7 @@ from distill_utils.dataset import (  # noqa: F401 (handed on)
     read_split,
 )
 from distill_utils.matching import student_loss
-from distill_utils.run import derive_seed, generator, progress, resolve_precision, seeded
+from distill_utils.run import derive_seed, generator, progress, resolve_device, resolve_precision, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, all_pairs, load_static, storage_bytes
 from distill_utils.trajectories import Experts, epochs_to_keep
 from networks import NETWORKS, ConvNet3D  # noqa: F401 (handed on)
@@ -170,6 +170,10 @@ def check_args(args, view=None):
     if dsa_of(args).parts and getattr(args, "bank", 0):
         raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
                          "iteration: leave out one of them")
+    if getattr(args, "cuda_graphs", False):
+        device = resolve_device(args.device)
+        if device.type != "cuda" or (device.index is None and torch.cuda.device_count() > 1):
+            raise ValueError("--cuda_graphs needs one CUDA device: give --device cuda:0, or leave it out")
     return spec, pool
 
 
@@ -400,6 +404,8 @@ class GraphedStep:
             return self.step(inputs, labels)
         key = inputs.shape, self.optimizer.param_groups[0]["lr"]
         if key not in self.graphs:
+            # each holds memory of its own: those of another rate are not needed any more
+            self.graphs = {other: graph for other, graph in self.graphs.items() if other[1] == key[1]}
             self.optimizer.zero_grad(set_to_none=True)      # gradients of a graph live in memory of its own
             self.graphs[key] = self.capture(inputs.clone(), labels.clone())
         replay, held_inputs, held_labels, hits = self.graphs[key]
@@ -478,7 +484,7 @@ def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=25
         net = get_network(network, spec, device, dist)
         optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
         step = make_step(net, optimizer, dtype)
-        if graphs and torch.device(device).type == "cuda" and not isinstance(net, networks.Parallel):
+        if graphs:
             step = GraphedStep(step, optimizer)
         for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
                               disable=None):

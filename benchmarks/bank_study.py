@@ -25,10 +25,10 @@ RATES = {("s2d", 1): (0.02, 0.005), ("s2d", 5): (0.004, 0.001), ("pixels", 1): (
 SWEEP = (0.25, 0.5, 1, 2, 4)        # times the rates
 
 
-def run(args, kind, clips, bank, seed, iterations=None, times=1):
-    """A row: the result of one run, with the seconds of all but its evaluation."""
+def run(args, kind, clips, bank, seed, iterations=None, times=1, build=False):
+    """A row: the result of one run, with the seconds of all but its evaluation. build: a run for its bank alone."""
     iterations = iterations or LENGTH[kind]
-    name = f"{kind}{clips}_bank{bank}_{iterations}_{times}_seed{seed}"
+    name = f"{kind}{clips}_bank{bank}_{iterations}_{times}_seed{seed}" if not build else f"build_bank{bank}"
     rates = [times * rate for rate in RATES[kind, clips]]
     if kind == "s2d":
         static = args.demo / "DC" / f"{clips}_seed{seed % 2}" / "synset.safetensors"
@@ -41,6 +41,8 @@ def run(args, kind, clips, bank, seed, iterations=None, times=1):
                "--epoch_eval_train", 300 if clips == 1 else 100, "--batch_train", 32,
                *(["--bank", bank] if bank else []), "--cache_path", args.out / "cache", "--seed", seed, "--save_path",
                args.out, "--name", name, "--resume"]
+    if build:
+        command += ["--Iteration", 1, "--num_eval", 1, "--epoch_eval_train", 1]
     file = args.out / ("S2D-DM" if kind == "s2d" else "DM") / name / "result.json"
     if not file.is_file():
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT,
@@ -84,10 +86,13 @@ def main():
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a core each")
     args = parser.parse_args()
     args.demo, args.out = args.demo.resolve(), args.out.resolve()
+    rows = []
+    if any(args.banks):     # the largest first, alone: all others are part of it
+        run(args, args.sets[0], args.clips[0], max(args.banks), 0, build=True)
     with ThreadPoolExecutor(args.lanes) as pool:
         jobs = [(args, kind, clips, bank, seed, args.iterations, times) for clips in args.clips for kind in args.sets
                 for bank in args.banks for seed in args.seeds for times in (SWEEP if args.sweep else (1,))]
-        rows = list(pool.map(lambda job: run(*job), jobs))
+        rows += pool.map(lambda job: run(*job), jobs)
     summary = list(table(rows))
     for line in summary:
         print("  ".join(f"{key} {value}" for key, value in line.items() if value is not None))

@@ -12,7 +12,7 @@ from eval_epoch import sides_of
 
 def make(kind, args, device):
     clips = common.make_clips(args.size)
-    return sides_of(plain.RealClips(*plain.preload(clips)), clips, clips, args, device)
+    return sides_of(plain.RealClips(*plain.preload(clips, device)), clips, clips, args, device)
 
 
 if __name__ == "__main__":

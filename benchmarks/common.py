@@ -91,6 +91,8 @@ def peak_memory(solve, device):
 
 def child_memory(*flags):
     """What this program prints in a new process with the flags, as bytes; None where it ran out of memory."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()        # of this process: the new one has the device to itself
     done = subprocess.run([sys.executable, sys.argv[0], *map(str, flags)], capture_output=True, text=True)
     if done.returncode == 0:
         return int(done.stdout)

@@ -19,16 +19,23 @@ from utils import GraphedStep, get_network, make_step, per_sample, train_batches
 BATCH = 32
 
 
-def side_of(network, epoch, clips, labels):
+def side_of(network, epoch, clips, labels, warm_up=0):
     """A call that trains the network for an epoch. What it returns tells the loss on some clips (float32, of the plain
-    side for both) and how the weights changed. Without dropout: its masks differ between types of numbers."""
+    side for both) and how the weights changed. Without dropout: its masks differ between types of numbers. warm_up:
+    epochs before, after which weights and momentum are put back."""
     network.dropout.p = 0
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
     def weights():
         return torch.cat([value.detach().flatten() for value in network.parameters()])
 
-    start = weights()
+    start, values = weights(), [value.detach().clone() for value in network.parameters()]
+    for _ in range(warm_up):
+        epoch(network, optimizer)
+    if warm_up:
+        for value, first in zip(network.parameters(), values, strict=True):
+            value.data.copy_(first)
+            optimizer.state[value]["momentum_buffer"].zero_()
 
     def told():
         with torch.no_grad():
@@ -72,7 +79,7 @@ def sides_of(dataset, train_on, clips, args, device):
     sides = {"plain": side_of(plain.Network(draw_network()), plain_epoch, *seen),
              "ours": side_of(draw_network(), our_epoch(step), *seen)}
     if device.type == "cuda":
-        sides["graphs"] = side_of(draw_network(), our_epoch(graphed), *seen)
+        sides["graphs"] = side_of(draw_network(), our_epoch(graphed), *seen, GraphedStep.WARM_UP + 1)
     return sides
 
 

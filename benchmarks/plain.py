@@ -1,9 +1,9 @@
 """The published loops written plainly: what the other programs here are measured against, and oracles of the tests.
 
-float32 throughout (on CUDA with torch's defaults, so TF32 in convolutions), real clips preloaded as floats where the
-networks are, one class and one synthetic clip at a time, a DataLoader without workers, as the public code of DC, DM,
-MTT and S2D does it. What is computed is what the toolbox computes with `--precision fp32`; nothing here is made slower
-than it is written down in a paper or its code.
+float32 throughout (on CUDA with TF32 in convolutions, torch's default, and deterministic kernels, as ours), real clips
+preloaded as floats where the networks are, one class and one synthetic clip at a time, a DataLoader without workers, as
+the public code of DC, DM, MTT and S2D does it. What is computed is what the toolbox computes with `--precision fp32`;
+nothing here is made slower than it is written down in a paper or its code.
 """
 import torch
 import torch.nn.functional as F
@@ -41,13 +41,13 @@ def standardise(x):
     return torch.stack([standardise(clip) for clip in x])
 
 
-def preload(clips):
-    """All clips of a split as floats (N, T, C, H, W), and their labels."""
+def preload(clips, device="cpu"):
+    """All clips of a split as floats (N, T, C, H, W) on the device, and their labels."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (clips.spec.mean, clips.spec.std))
     floats = torch.empty(len(clips), *clips.spec.shape)
     for i in range(len(clips)):
         floats[i] = (clips.fetch([i])[0].float() / 255 - mean) / std
-    return floats, clips.labels
+    return floats.to(device), clips.labels
 
 
 def render(synset, k, slot):

@@ -17,7 +17,7 @@ BATCH = 64
 
 def make(kind, args, device):
     clips = common.make_clips(args.size)
-    dataset, dtype = plain.RealClips(*plain.preload(clips)), resolve_precision(args.precision, device)
+    dataset, dtype = plain.RealClips(*plain.preload(clips, device)), resolve_precision(args.precision, device)
     with seeded(0, device):
         network = get_network(common.size_of(args.size)[0], clips.spec, device)
 

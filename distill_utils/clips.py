@@ -1,6 +1,7 @@
 """Real clips in memory: the uint8 cache that is decoded once, views of it, and the sampler that draws by class."""
 import hashlib
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from io import BytesIO
@@ -199,7 +200,7 @@ class Clips:
 
     labels: long (N,). A sample is what the spec's view says: (T, C, H, W), or (C, H, W) of single frames.
     place: one of PLACES, where the frames are read from for a CUDA device; "auto": the device itself, where they take
-    at most half of its free memory.
+    at most a third of its free memory (each split is asked for itself).
     """
 
     def __init__(self, dataset, frames, place="auto"):
@@ -235,7 +236,7 @@ class Clips:
         device = torch.device(device)
         held = self._held(device)
         if held is not None:
-            flat = torch.from_numpy(numbers).flatten().to(device, non_blocking=True)
+            flat = torch.from_numpy(numbers).flatten().int().to(device, non_blocking=True)
             clips = held.index_select(0, flat).unflatten(0, numbers.shape)
         elif device.type == "cuda":
             clips = _send(self.frames, numbers, device)
@@ -257,16 +258,17 @@ class Clips:
             return None
         if self.place == "auto":
             free, _ = torch.cuda.mem_get_info(device)
-            self.place = "device" if self.frames.nbytes <= free / 2 else "host"
+            self.place = "device" if self.frames.nbytes <= free / 3 else "host"
         if self.place == "device" and self.held is None:        # a run has one device
-            self.held = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
+            held = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
             part = max(1, (64 << 20) // self.frames[0].nbytes)
             with tqdm(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame", delay=2,
                       leave=False) as bar:
                 for first in range(0, len(self.frames), part):
                     some = torch.from_numpy(np.array(self.frames[first:first + part]))
-                    self.held[first:first + len(some)].copy_(some)
+                    held[first:first + len(some)].copy_(some)
                     bar.update(len(some))
+            self.held = held
         return self.held
 
     def fetch(self, indices, generator=None, segment=(0, 1), device="cpu"):
@@ -306,10 +308,13 @@ def _moments(mean, std, device):
 
 def _send(frames, numbers, device):
     """Frames by number (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are gathered
-    and travel while the device computes."""
+    and travel while the device computes. No more than three batches are on their way, however slow it is."""
+    now, (copies, begun) = torch.cuda.current_stream(device), _copies(device)
+    if len(begun) == 2:
+        begun[0].synchronize()      # what used the last batch but two is done
+    begun.append(now.record_event())
     pinned = torch.empty(*numbers.shape, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
     np.take(frames, numbers, axis=0, out=pinned.numpy(), mode="clip")      # "raise" would copy once more
-    now, copies = torch.cuda.current_stream(device), _copy_stream(device)
     with torch.cuda.stream(copies):
         sent = pinned.to(device, non_blocking=True)
     now.wait_stream(copies)
@@ -318,8 +323,9 @@ def _send(frames, numbers, device):
 
 
 @lru_cache(maxsize=8)
-def _copy_stream(device):
-    return torch.cuda.Stream(device)
+def _copies(device):
+    """(the stream, the events at which the last two batches were asked for)."""
+    return torch.cuda.Stream(device), deque(maxlen=2)
 
 
 class ClassSampler:

@@ -121,8 +121,9 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     """
     if unroll not in UNROLLS:
         raise ValueError(f"unknown unroll {unroll!r}: choose one of {', '.join(UNROLLS)}")
+    start, target = (tuple(tensor.detach() for tensor in tensors) for tensors in (start, target))
     scale = float(_squared_distance(start, target))     # where they are: no waiting for the device of the set
-    start, target = (tuple(tensor.detach().to(lr.device, non_blocking=True) for tensor in tensors)
+    start, target = (tuple(tensor.to(lr.device, non_blocking=True) for tensor in tensors)
                      for tensors in (start, target))
     if scale == 0:
         raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "

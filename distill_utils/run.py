@@ -28,6 +28,7 @@ from distill_utils.synset import STORES, ImageSet, as_stored, load_synset, save_
 
 ROOT = Path(__file__).resolve().parent.parent
 # arguments that may differ between a run and its continuation: they change where and how long, not what is computed
+# (but for random networks, which another kind of device draws otherwise: of that a run is told)
 FREE = {"resume", "overwrite", "device", "wandb", "name", "save_path", "data_path", "cache_path", "preload",
         "clips_on", "cuda_graphs", "num_workers", "save_it", "Iteration", "startIt", "eval_it", "buffer_path", "synset"}
 PRECISIONS = ("auto", "bf16", "fp32")
@@ -93,8 +94,8 @@ def add_data_args(parser, named=True):
                        "not there, or not whole, and say how many")
     group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)")
     group.add_argument("--clips_on", choices=PLACES, default="auto", help="where a GPU finds the decoded frames: on "
-                       "the device itself (uint8) or on the host; auto: on it where they take at most half of its free "
-                       "memory")
+                       "the device itself (uint8) or on the host; auto: on it where those of a split take at most a "
+                       "third of its free memory")
     group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a core")
 
 
@@ -119,7 +120,8 @@ def add_eval_args(parser, model="ConvNet3D"):
 def add_precision_arg(group):
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of networks while they are trained and "
                        "tested, and of real clips' features in DM; auto: bf16 where the device is fast in it. What is "
-                       "differentiated twice, and all weights, are float32 always")
+                       "differentiated twice, and all weights, are float32 always; on CUDA its convolutions are "
+                       "TF32, but for fp32")
 
 
 def add_dsa_args(parser):
@@ -143,8 +145,9 @@ def add_real_args(parser, chunk=True):
     group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
     if chunk:
         group.add_argument("--bank", type=positive, metavar="P", help="draw the networks from P seeded ones, whose "
-                           "class means over all training clips (centre clips, both flips) are computed once, for all "
-                           "runs; if not given, a fresh network and --batch_real clips each iteration, as published")
+                           "class means over all training clips (centre clips, both flips) are computed once, for "
+                           "all runs on this kind of device; if not given, a fresh network and --batch_real clips each "
+                           "iteration, as published")
         group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time; "
                            "with a bank, synthetic ones")
 
@@ -260,7 +263,8 @@ def cli(main):
         if os.environ.get("S2D_DEBUG"):
             raise
         if not isinstance(error, (ValueError, OSError)):
-            error = f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, and go on with --resume"
+            error = (f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, or give --clips_on host, "
+                     "and go on with --resume")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -304,10 +308,10 @@ def precision_name(name, device):
 
 
 def set_kernels(precision):
-    """For the whole process: kernels that give the same bytes again, and on CUDA products of float32 in TF32, unless
-    the precision is "fp32"."""
+    """For the whole process: kernels that give the same bytes again, and on CUDA convolutions of float32 in TF32,
+    unless the precision is "fp32"."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 def resolve_device(name):
@@ -319,7 +323,13 @@ def resolve_device(name):
         raise ValueError(f"unknown --device {name!r}: give auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices: give --device cpu")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)       # CUDA graphs are recorded on the current device
     return device
+
+
+def device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 # ---- run ----------------------------------------------------------------------------------------------------------
@@ -423,6 +433,10 @@ class Run:
             self.seconds, self.eval_seconds = self.checkpoint["seconds"], self.checkpoint["eval_seconds"]
             self.saved_at = self.start
             print(f"going on from iteration {self.start} of {self.folder}", file=sys.stderr)
+            then, now = self.checkpoint.get("device"), device_name(self.device)
+            if then not in (None, now):
+                print(f"note: this run began on {then} and goes on on {now}: random networks are drawn on the device, "
+                      "so it will not end with the same set", file=sys.stderr)
             self.checkpoint = None
 
     def save(self, iteration):
@@ -435,6 +449,7 @@ class Run:
         self.metrics.flush()
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save({"iteration": iteration, "parts": parts, "history": self.history, "args": self._identity(),
+                        "device": device_name(self.device),
                         "tracker": self.tracker,
                         "seconds": self.elapsed(), "eval_seconds": self.eval_seconds,
                         "metrics_bytes": os.path.getsize(self.folder / "metrics.jsonl")}, temporary)

@@ -47,8 +47,9 @@ def digit_data(digits):
 
 
 def run_script(script, *args, cwd=None, check=True, **kwargs):
-    """A script as a user runs it, in a process of its own."""
+    """A script as a user runs it, in a process of its own; on the CPU unless it is given --device cuda."""
+    hidden = {} if "cuda" in args else {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=cwd, capture_output=True, text=True,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, **kwargs)
+                          env={**os.environ, **hidden}, **kwargs)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done

