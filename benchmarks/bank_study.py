@@ -61,7 +61,7 @@ def table(rows):
     """One line for each setting at the demo's rates: the mean over seeds, and how it differs from no bank."""
     score = {(r["set"], r["clips"], r["bank"], r["iterations"], r["seed"]): 100 * r["top1_mean"] for r in rows
              if tuple(r["rates"]) == RATES[r["set"], r["clips"]]}
-    for setting in sorted({key[:4] for key in score}):
+    for setting in sorted({key[:4] for key in score}, key=lambda key: (key[0] != "s2d", *key[1:])):
         kind, clips, bank, _ = setting
         seeds = [key[4] for key in score if key[:4] == setting]
         pairs = [score[*setting, seed] - score[kind, clips, 0, LENGTH[kind], seed] for seed in seeds
@@ -71,6 +71,18 @@ def table(rows):
                "top1": round(mean(score[*setting, seed] for seed in seeds), 1),
                "difference": round(mean(pairs), 1) if bank and pairs else None,
                "standard_error": round(error, 1) if bank and len(pairs) > 1 else None}
+
+
+def markdown(summary):
+    """The table as text; differences with the standard error of their mean over seeds."""
+    lines = ["| set | bytes of clips | networks | iterations | seeds | top-1 % | difference |", "| --- " * 7 + "|"]
+    for row in summary:
+        difference = "" if row["difference"] is None else f"{row['difference']:+.1f}"
+        error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.1f}"
+        kind = "static + dynamic" if row["set"] == "s2d" else "pixels"
+        lines.append(f"| {kind} | {row['clips']} | {row['bank'] or 'fresh'} | {row['iterations']} | {row['seeds']} "
+                     f"| {row['top1']:.1f} | {difference}{error} |")
+    return "\n".join(lines)
 
 
 def main():
@@ -94,8 +106,7 @@ def main():
                 for bank in args.banks for seed in args.seeds for times in (SWEEP if args.sweep else (1,))]
         rows += pool.map(lambda job: run(*job), jobs)
     summary = list(table(rows))
-    for line in summary:
-        print("  ".join(f"{key} {value}" for key, value in line.items() if value is not None))
+    print(markdown(summary))
     print(json.dumps({"benchmark": "bank_study", "threads": 1, "lanes": args.lanes, "table": summary, "rows": rows}))
 
 

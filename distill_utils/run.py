@@ -147,7 +147,7 @@ def add_real_args(parser, chunk=True):
         group.add_argument("--bank", type=positive, metavar="P", help="draw the networks from P seeded ones, whose "
                            "class means over all training clips (centre clips, both flips) are computed once, for "
                            "all runs on this kind of device; if not given, a fresh network and --batch_real clips each "
-                           "iteration, as published")
+                           "iteration, as published. Some hundred: sets fit fewer, and lose accuracy")
         group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a time; "
                            "with a bank, synthetic ones")
 

@@ -66,6 +66,14 @@ def test_the_tables_are_those_of_the_demo(name, merge, methods):
     assert shown == summarize.table(rows, merge) and {row["method"] for row in rows} == methods
 
 
+def test_the_table_of_the_bank_is_that_of_its_rows():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import bank_study
+    study = json.loads((ROOT / "benchmarks" / "results" / "bank.json").read_text())
+    assert study["table"] == list(bank_study.table(study["rows"]))
+    assert f"<!-- table of bank.json -->\n{bank_study.markdown(study['table'])}\n<!-- end -->" in TEXT
+
+
 DRY_RUNS = {    # the published miniUCF101 settings: title -> script and flags
     "MTT, 1 clip a class": ["distill_MTT", "--ipc", "1"],
     "MTT, 5 clips a class": ["distill_MTT", "--ipc", "5"],
