@@ -59,7 +59,8 @@ def test_linked_files_are_there(path):
 
 @pytest.mark.parametrize("name,merge,methods", [
     ("demo", False, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM"}),
-    ("demo_full", True, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM", "MTT", "S2D-MTT"})])
+    ("demo_full", True, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM", "MTT", "S2D-MTT"}),
+    ("demo_seeds", True, {"S2D-DM", "S2D-MTT"})])
 def test_the_tables_are_those_of_the_demo(name, merge, methods):
     rows = json.loads((ROOT / "docs" / f"{name}.json").read_text())
     shown = re.search(rf"<!-- table of docs/{name}.json -->\n(.*?)\n<!-- end -->", TEXT, re.DOTALL)[1]
