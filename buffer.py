@@ -87,7 +87,7 @@ def main():
     check_network(args.model, spec, args.dataset)
     rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
     dtype = resolve_precision(args.precision, device)
-    set_kernels(precision_name(args.precision, device))
+    set_kernels(precision_name(args.precision, device), device)
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
     network = get_network(args.model, spec, "meta")
     sizes = [value.numel() for value in parameters(network).values()]

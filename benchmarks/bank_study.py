@@ -6,7 +6,8 @@ the bytes of one and of five real clips a class.
 
 A row is a run of distill_DM.py or distill_s2d_DM.py with the demo's flags and --bank P (0: none, as published). One
 seed says little: runs of other seeds start from other real clips and end up to 20 points apart, so differences are told
-between runs of the same seed, with the standard error of their mean. P = 300 is as many networks as a run of 300
+between runs of the same seed, with the standard error of their mean. (Static images are those of seed 0 for even seeds,
+and of seed 1 for odd ones.) P = 300 is as many networks as a run of 300
 iterations takes, each once: exact means in place of sampled ones, and nothing else. Rows of other lengths compare equal
 times, and rows of other learning rates make the sweep. Runs that are finished are not made again.
 """
@@ -58,30 +59,34 @@ def run(args, kind, clips, bank, seed, iterations=None, times=1, build=False):
 
 
 def table(rows):
-    """One line for each setting at the demo's rates: the mean over seeds, and how it differs from no bank."""
+    """One line for each setting with a bank at the demo's rates: means over seeds, and the difference from runs without
+    one, of the same seeds."""
     score = {(r["set"], r["clips"], r["bank"], r["iterations"], r["seed"]): 100 * r["top1_mean"] for r in rows
              if tuple(r["rates"]) == RATES[r["set"], r["clips"]]}
-    for setting in sorted({key[:4] for key in score}, key=lambda key: (key[0] != "s2d", *key[1:])):
+    for setting in sorted({key[:4] for key in score if key[2]}, key=lambda key: (key[0] != "s2d", *key[1:])):
         kind, clips, bank, _ = setting
-        seeds = [key[4] for key in score if key[:4] == setting]
-        pairs = [score[*setting, seed] - score[kind, clips, 0, LENGTH[kind], seed] for seed in seeds
-                 if (kind, clips, 0, LENGTH[kind], seed) in score]
-        error = stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
+        seeds = [key[4] for key in score
+                 if key[:4] == setting and (kind, clips, 0, LENGTH[kind], key[4]) in score]
+        if not seeds:
+            continue
+        fresh = [score[kind, clips, 0, LENGTH[kind], seed] for seed in seeds]
+        pairs = [score[*setting, seed] - other for seed, other in zip(seeds, fresh, strict=True)]
         yield {"set": kind, "clips": clips, "bank": bank, "iterations": setting[3], "seeds": len(seeds),
                "top1": round(mean(score[*setting, seed] for seed in seeds), 1),
-               "difference": round(mean(pairs), 1) if bank and pairs else None,
-               "standard_error": round(error, 1) if bank and len(pairs) > 1 else None}
+               "fresh": round(mean(fresh), 1), "difference": round(mean(pairs), 1),
+               "standard_error": round(stdev(pairs) / len(pairs) ** 0.5, 1) if len(pairs) > 2 else None}
 
 
 def markdown(summary):
-    """The table as text; differences with the standard error of their mean over seeds."""
-    lines = ["| set | bytes of clips | networks | iterations | seeds | top-1 % | difference |", "| --- " * 7 + "|"]
+    """The table as text; differences with the standard error of their mean over three seeds or more."""
+    lines = ["| set | bytes of clips | P | iterations | each network comes | seeds | without a bank, top-1 % "
+             "| with one | difference |", "| --- " * 9 + "|"]
     for row in summary:
-        difference = "" if row["difference"] is None else f"{row['difference']:+.1f}"
         error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.1f}"
         kind = "static + dynamic" if row["set"] == "s2d" else "pixels"
-        lines.append(f"| {kind} | {row['clips']} | {row['bank'] or 'fresh'} | {row['iterations']} | {row['seeds']} "
-                     f"| {row['top1']:.1f} | {difference}{error} |")
+        times = max(1, row["iterations"] / row["bank"])
+        lines.append(f"| {kind} | {row['clips']} | {row['bank']} | {row['iterations']} | {times:.3g} times "
+                     f"| {row['seeds']} | {row['fresh']:.1f} | {row['top1']:.1f} | {row['difference']:+.1f}{error} |")
     return "\n".join(lines)
 
 
@@ -98,16 +103,17 @@ def main():
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a core each")
     args = parser.parse_args()
     args.demo, args.out = args.demo.resolve(), args.out.resolve()
-    rows = []
+    rows, build = [], None
     if any(args.banks):     # the largest first, alone: all others are part of it
-        run(args, args.sets[0], args.clips[0], max(args.banks), 0, build=True)
+        build = run(args, args.sets[0], args.clips[0], max(args.banks), 0, build=True)
     with ThreadPoolExecutor(args.lanes) as pool:
         jobs = [(args, kind, clips, bank, seed, args.iterations, times) for clips in args.clips for kind in args.sets
                 for bank in args.banks for seed in args.seeds for times in (SWEEP if args.sweep else (1,))]
         rows += pool.map(lambda job: run(*job), jobs)
     summary = list(table(rows))
     print(markdown(summary))
-    print(json.dumps({"benchmark": "bank_study", "threads": 1, "lanes": args.lanes, "table": summary, "rows": rows}))
+    print(json.dumps({"benchmark": "bank_study", "threads": 1, "lanes": args.lanes, "build": build, "table": summary,
+                      "rows": rows}))
 
 
 if __name__ == "__main__":

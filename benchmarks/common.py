@@ -142,7 +142,7 @@ def conditions(args):
         torch.set_num_threads(args.threads)
     keep_memory()
     device = torch.device(args.device)
-    set_kernels(precision_name(args.precision, device))     # as runs have it
+    set_kernels(precision_name(args.precision, device), device)     # as runs have it
     name = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
     network, classes, frames, pixels, real, ipc = size_of(args.size)
     return device, {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "network": network,

@@ -78,7 +78,7 @@ def main():
     if args.only_memory:
         print(common.peak_memory(lambda: solve(args.only_memory[1], args.steps[0]), device))
         return
-    conditions["weight_bytes"] = weights
+    conditions |= {"weight_bytes": weights, "precision": "fp32"}     # all of it is differentiated twice
     print(", ".join(f"{key} {value}" for key, value in conditions.items()))
     columns = {"N": "steps", "plain s": "plain_seconds", "full s": "full_seconds", "adjoint s": "adjoint_seconds",
                "to plain": "time_to_plain", "to full": "time_to_full", "plain MiB": "plain_bytes",

@@ -231,8 +231,8 @@ class Clips:
         return self.first[indices][:, None] + positions, flip
 
     def show(self, numbers, flip=None, device="cpu"):
-        """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `choose` gave. Nothing here waits for
-        what a CUDA device computes."""
+        """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `choose` gave. A CUDA device is not
+        waited for, but that frames of the host are at most three batches ahead of it."""
         device = torch.device(device)
         held = self._held(device)
         if held is not None:

@@ -263,8 +263,8 @@ def cli(main):
         if os.environ.get("S2D_DEBUG"):
             raise
         if not isinstance(error, (ValueError, OSError)):
-            error = (f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, or give --clips_on host, "
-                     "and go on with --resume")
+            error = (f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, or, on a GPU, give "
+                     "--clips_on host, and go on with --resume")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -307,9 +307,11 @@ def precision_name(name, device):
     return "bf16" if resolve_precision(name, device) == torch.bfloat16 else "fp32"
 
 
-def set_kernels(precision):
+def set_kernels(precision, device):
     """For the whole process: kernels that give the same bytes again, and on CUDA convolutions of float32 in TF32,
-    unless the precision is "fp32"."""
+    unless the precision is "fp32"; and a device with a number is the current one, on which CUDA graphs are recorded."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
@@ -323,8 +325,8 @@ def resolve_device(name):
         raise ValueError(f"unknown --device {name!r}: give auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices: give --device cpu")
-    if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)       # CUDA graphs are recorded on the current device
+    if device.type not in ("cpu", "cuda", "meta"):      # meta: what the tests see waits on
+        raise ValueError(f"--device {name} is not one of these programs': give auto, cpu, cuda or cuda:N")
     return device
 
 
@@ -348,7 +350,7 @@ class Run:
         self.folder = Path(args.save_path) / (room or method) / name
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
-        set_kernels(self.precision)
+        set_kernels(self.precision, self.device)
         self.seed, self.began = args.seed, time.time()
         self.history, self.parts, self.start = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier sittings of the same run
@@ -435,8 +437,8 @@ class Run:
             print(f"going on from iteration {self.start} of {self.folder}", file=sys.stderr)
             then, now = self.checkpoint.get("device"), device_name(self.device)
             if then not in (None, now):
-                print(f"note: this run began on {then} and goes on on {now}: random networks are drawn on the device, "
-                      "so it will not end with the same set", file=sys.stderr)
+                print(f"note: this run was saved on {then} and goes on on {now}: random networks are drawn on the "
+                      "device, so it will not end with the same set", file=sys.stderr)
             self.checkpoint = None
 
     def save(self, iteration):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole pipeline on MotionDigits, on a CPU:  bash sh/demo.sh [--full] [folder of the results]
 # The same scripts and flags as for UCF101. In some minutes one row for each method but MTT; --full, in half an hour, adds
-# experts, MTT on pixels and on static + dynamic, DSA, five times the clips and a second seed. FIRST_SEED=2: seeds 2 and 3 in
-# place of 0 and 1. Two lanes run side by side, each on half of the cores: small networks do not gain from more threads.
+# experts, MTT on pixels and on static + dynamic, DSA, five times the clips and a second seed. FIRST_SEED=2: seeds 2 (and 3)
+# in place of 0 (and 1). Two lanes run side by side, each on half of the cores: small networks do not gain from more threads.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 FULL=
@@ -53,8 +53,9 @@ s2d_MTT() {
     named distill_s2d_MTT.py "${S2D[@]}" "${VIDEO[@]}" --Iteration 60 "${RATES[@]}" "${MTT[@]}" --max_start_epoch "$STARTS" "$@"
 }
 
-short_1() { SEED=0 CLIPS=1 EPOCHS=300; full; coresets; pixels_DM; }
-short_2() { SEED=0 CLIPS=1 EPOCHS=300 RATES=(--optim adam); static; s2d_DM; }
+FIRST=${FIRST_SEED:-0}
+short_1() { SEED=$FIRST CLIPS=1 EPOCHS=300; full; coresets; pixels_DM; }
+short_2() { SEED=$FIRST CLIPS=1 EPOCHS=300 RATES=(--optim adam); static; s2d_DM; }
 full_lane() {
     SEED=$1
     experts
@@ -69,7 +70,6 @@ full_lane() {
         fi
     done
 }
-FIRST=${FIRST_SEED:-0}
 full_1() { full_lane "$FIRST"; }
 full_2() { full_lane $((FIRST + 1)); }
 
@@ -84,5 +84,5 @@ trap 'kill -- -$LANE 2>/dev/null || true' EXIT
 wait $LANE || { tail -n 5 "$OUT/lane.log" >&2; echo "the second lane failed: see $OUT/lane.log" >&2; exit 1; }
 trap - EXIT
 cat "$OUT/lane.out"
-echo "picture: $OUT/S2D-DM/1_seed0/preview.png (and preview.gif, curve.png beside it)"
+echo "picture: $OUT/S2D-DM/1_seed$FIRST/preview.png (and preview.gif, curve.png beside it)"
 "$PYTHON" summarize.py "$OUT" --json "$OUT/table.json"

@@ -222,7 +222,7 @@ def kernels():
 
 @pytest.mark.parametrize("precision,tf32", [("bf16", True), ("fp32", False)])
 def test_tf32_unless_float32_is_asked_for(precision, tf32, kernels):
-    set_kernels(precision)
+    set_kernels(precision, META)
     assert torch.backends.cudnn.allow_tf32 == tf32
     assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
 
@@ -298,7 +298,7 @@ def test_a_seed_gives_the_same_bytes_on_a_gpu(digits, tmp_path):
 @cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_cuda_graphs_give_the_same_network(dtype, digit_data, kernels):
-    set_kernels("bf16")
+    set_kernels("bf16", META)
     synset, weights = VideoSet(10, 2, digit_data.spec.shape), []
     synset.videos.data = digit_data.train.start(2, generator(0)).flatten(0, 1)
     for graphs in (False, True):
@@ -316,7 +316,7 @@ def test_bfloat16_and_tf32_are_close_to_float32_on_a_gpu(digit_data, kernels):
         network = utils.get_network("ConvNet3D", digit_data.spec, "cuda").eval()
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        set_kernels("fp32" if dtype == torch.float32 else "bf16")
+        set_kernels("fp32" if dtype == torch.float32 else "bf16", META)
         loss = torch.nn.functional.cross_entropy(utils.in_precision(network, dtype)(clips), labels.cuda())
         grads = torch.autograd.grad(loss, tuple(network.parameters()))
         results.append((loss.item(), torch.cat([grad.flatten() for grad in grads])))

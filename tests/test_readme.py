@@ -75,6 +75,32 @@ def test_the_table_of_the_bank_is_that_of_its_rows():
     assert f"<!-- table of bank.json -->\n{bank_study.markdown(study['table'])}\n<!-- end -->" in TEXT
 
 
+def test_the_speed_table_is_that_of_its_file():
+    def rows(name, **wanted):
+        line, = (line for line in lines if line["benchmark"] == name and wanted.items() <= line.items())
+        return line.get("rows", line)
+
+    lines = [json.loads(line) for line in (ROOT / "benchmarks" / "results" / "cpu.jsonl").read_text().splitlines()]
+    many, few, evals = (rows("dm_step", real_per_class=32), rows("dm_step", real_per_class=8), rows("eval_epoch"))
+    mtt = {row["steps"]: row for row in rows("mtt_step", threads=1)}
+    two, = rows("mtt_step", threads=2)
+    square, ucf = rows("loading", stored="112x112"), rows("loading", stored="320x240")
+    for shown in (
+            "{:.1f} (pixels), {:.1f} (static + dynamic)".format(*(row["ours_ratio"] for row in many)),
+            "with a bank of class means {:.0f}, {:.0f}".format(*(row["bank_ratio"] for row in many)),
+            "| {:.1f}, {:.1f} | with a bank".format(*(row["ours_ratio"] for row in few)),
+            "with a bank {:.1f}, {:.1f} |".format(*(row["bank_ratio"] for row in few)),
+            "epoch of an evaluation | {:.1f}, {:.1f} |".format(*(row["ours_ratio"] for row in evals)),
+            "one pass for three | {ours_ratio:.1f} | {three_ratio:.1f} pass for pass".format(**rows("test_pass")[0]),
+            "epoch of an expert | {ours_ratio:.1f} |".format(**rows("buffer_epoch")[0]),
+            f"{square['frame_ratio']:.1f} (stored as 112x112), {ucf['frame_ratio']:.1f} (320x240)",
+            f"from the cache: {square['second_epoch_ratio']:.0f}, {ucf['second_epoch_ratio']:.0f} |",
+            f"{1 / mtt[10]['time_to_plain']:.2f} ({1 / two['time_to_plain']:.2f} on two) | "
+            f"{mtt[10]['adjoint_bytes'] / 2 ** 20:.0f} MiB for {mtt[10]['plain_bytes'] / 2 ** 20:.0f}, at 50 steps "
+            f"{mtt[50]['adjoint_bytes'] / 2 ** 20:.0f} for {mtt[50]['plain_bytes'] / 2 ** 20:.0f} |"):
+        assert shown in TEXT, shown
+
+
 DRY_RUNS = {    # the published miniUCF101 settings: title -> script and flags
     "MTT, 1 clip a class": ["distill_MTT", "--ipc", "1"],
     "MTT, 5 clips a class": ["distill_MTT", "--ipc", "5"],

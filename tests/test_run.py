@@ -129,10 +129,10 @@ def test_a_run_that_broke_off_ends_like_an_undisturbed_one(script, tmp_path, mon
 def test_a_run_that_goes_on_on_another_kind_of_device_is_told(script, monkeypatch, capsys):
     script("DM", "x", Iteration=2)
     script("DM", "x", "--resume", Iteration=3)
-    assert "note: this run began" not in capsys.readouterr().err
+    assert "note: this run was saved" not in capsys.readouterr().err
     monkeypatch.setattr("distill_utils.run.device_name", lambda device: "NVIDIA H100")
     script("DM", "x", "--resume", Iteration=4)
-    assert "note: this run began on cpu and goes on on NVIDIA H100" in capsys.readouterr().err
+    assert "note: this run was saved on cpu and goes on on NVIDIA H100" in capsys.readouterr().err
 
 
 def test_a_finished_run_resumed_says_its_result_again_and_can_be_prolonged(script):
