@@ -6,132 +6,120 @@
 One file an expert in <buffer_path>/<dataset>/<model>. Interrupt it and run it again: it goes on with the next missing
 expert. Several processes can fill one folder at once.
 """
-import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from distill_utils.run import (
-    Help,
+import utils
+from distill_utils import estimate
+from distill_utils.args import (
+    Parser,
     add_data_args,
+    add_device_arg,
     add_dsa_args,
-    add_precision_arg,
+    add_model_arg,
+    add_protocol_args,
     add_trajectory_args,
     cli,
-    derive_seed,
-    generator,
+    data_settings,
+    dsa_of,
+    may_change,
     not_negative,
     positive,
-    precision_name,
-    progress,
     rate,
-    resolve_device,
-    resolve_precision,
-    seeded,
-    set_kernels,
+    spec_of,
 )
+from distill_utils.device import precision_name, resolve_device, resolve_precision, set_kernels
+from distill_utils.progress import progress
+from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.trajectories import (
     DTYPES,
     KEEP,
     check_settings,
     epochs_to_keep,
+    expert_folder,
     missing_experts,
     parameters,
     save_expert,
     snapshot,
 )
-from utils import (
-    PROTOCOLS,
-    check_network,
-    choose_fold,
-    data_settings,
-    dsa_of,
-    evaluate,
-    get_dataset,
-    get_network,
-    get_spec,
-    make_step,
-    train_batches,
-    train_epoch,
-    training_operations,
-)
 
 
 def main():
     # arguments
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(__doc__)
     add_data_args(parser)
     group = add_trajectory_args(parser)
     group.add_argument("--keep_epochs", choices=KEEP, default="needed", help="needed: the snapshots that "
                        "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
     group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="of the snapshots")
-    group.add_argument("--save_interval", help="of other programs; here each expert has a file of its own")
+    may_change(group.add_argument("--save_interval", help="ignored: other programs save so many experts in a "
+                                  "file, and here each has a file of its own"))
     group = parser.add_argument_group("experts")
-    group.add_argument("--model", default="ConvNet3D", help="the network, a name of the table NETWORKS")
-    group.add_argument("--num_experts", type=positive, default=30)
+    add_model_arg(group)
+    may_change(group.add_argument("--num_experts", type=positive, default=30))
     group.add_argument("--train_epochs", type=positive, default=50)
     group.add_argument("--batch_train", type=positive, default=256)
     group.add_argument("--mom", type=rate, default=0.0, help="momentum")
     group.add_argument("--l2", type=rate, default=0.0, help="weight decay")
     group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs")
-    group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard")
     group.add_argument("--seed", type=not_negative, default=0)
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add_precision_arg(group)
+    add_protocol_args(group)
+    add_device_arg(group)
     add_dsa_args(parser)
     args = parser.parse_args()
-    spec = choose_fold(get_spec(args.dataset, args.frames, args.im_size), args.split)
-    check_network(args.model, spec, args.dataset)
-    rules, dsa, device = PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
+    spec = spec_of(args)
+    utils.check_network(args.model, spec, args.dataset)
+    rules, dsa, device = utils.PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
     dtype = resolve_precision(args.precision, device)
     set_kernels(precision_name(args.precision, device), device)
     kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
-    network = get_network(args.model, spec, "meta")
+    network = utils.get_network(args.model, spec, "meta")
     sizes = [value.numel() for value in parameters(network).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
-    folder = Path(args.buffer_path) / Path(args.dataset).name / args.model
+    folder = expert_folder(args.buffer_path, args.dataset, args.model)
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
             "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
     if args.dry_run:
         if spec.clips and spec.fold in spec.clips:      # where the number of training clips is known beforehand
             clips, _ = spec.clips[spec.fold]
-            plan["operations"] = args.num_experts * kept[-1] * training_operations(network, spec, clips)
+            plan["operations"] = args.num_experts * kept[-1] * estimate.training_operations(network, spec, clips)
         print("RESULT " + json.dumps(plan))
         return
-    settings = {key: value for key, value in vars(args).items() if key not in ("dry_run", "save_interval")}
+    settings = {key: value for key, value in vars(args).items() if key not in parser.may_change | {"dry_run"}}
     settings |= {"frames": spec.frames, "im_size": spec.size, "precision": precision_name(args.precision, device)}
     check_settings(folder, settings)
 
     # data
-    data = get_dataset(**data_settings(args))
+    data = utils.get_dataset(**data_settings(args))
 
     # experts: all epochs after the last snapshot would change nothing in the file, so they are not trained
-    for number in missing_experts(folder, args.num_experts):
-        draw, train_top1, test_top1 = generator(args.seed, "expert", number), [], []
-        with seeded(derive_seed(args.seed, "expert", number), device):      # weights, then dropout
-            network = get_network(args.model, spec, device, dist=True)
+    for index in missing_experts(folder, args.num_experts):
+        generator, train_top1, test_top1 = make_generator(args.seed, "expert", index), [], []
+        with seeded(derive_seed(args.seed, "expert", index), device):      # weights, then dropout
+            network = utils.get_network(args.model, spec, device, dist=True)
             optimizer = torch.optim.SGD(network.parameters(), lr=args.lr_teacher, momentum=args.mom,
                                         weight_decay=args.l2)
-            step = make_step(network, optimizer, dtype)
+            step = utils.make_step(network, optimizer, dtype)
             snapshots = {0: snapshot(network)}
-            with progress(range(1, kept[-1] + 1), desc=f"expert {number}", unit="epoch", leave=False) as epochs:
+            with progress(range(1, kept[-1] + 1), desc=f"expert {index}", unit="epoch", leave=False) as epochs:
                 for epoch in epochs:
-                    batches = train_batches(data.train, args.batch_train, draw, device, rules.evaluation, dsa)
-                    train_top1.append(float(train_epoch(network, batches, step)))
-                    test = evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed, passes=1,
-                                    dtype=dtype)
+                    batches = utils.train_batches(data.train, args.batch_train, generator, device,
+                                                  rules.evaluation, dsa)
+                    train_top1.append(float(utils.train_epoch(network, batches, step)))
+                    test = utils.evaluate(network, data.test, args.batch_train, args.protocol, device, args.seed,
+                                          passes=1, dtype=dtype)
                     test_top1.append(test.top1)
                     epochs.set_postfix(train=f"{train_top1[-1]:.3f}", test=f"{test.top1:.3f}", refresh=False)
                     if epoch in kept:
                         snapshots[epoch] = snapshot(network)
                     if args.decay and epoch == args.train_epochs // 2:
                         optimizer.param_groups[0]["lr"] *= 0.1
-        save_expert(folder, number, network, snapshots, settings, args.expert_dtype, train_top1=train_top1,
+        save_expert(folder, index, network, snapshots, settings, args.expert_dtype, train_top1=train_top1,
                     test_top1=test_top1)
-        tqdm.write(f"expert {number}: epoch {kept[-1]}, top-1 {100 * train_top1[-1]:.1f} % train, "
+        tqdm.write(f"expert {index}: epoch {kept[-1]}, top-1 {100 * train_top1[-1]:.1f} % train, "
                    f"{100 * test_top1[-1]:.1f} % test", file=sys.stderr)
     print("RESULT " + json.dumps(plan), flush=True)
 

@@ -1,106 +1,107 @@
-"""Baseline: whole clips as pixels by distribution matching (DM). Zhao and Bilen, arXiv 2110.04181.
+"""Distribution matching (DM), of any kind of set. Zhao and Bilen, arXiv 2110.04181.
 
     python distill_DM.py --dataset miniUCF101 --ipc 1 --lr_img 30
+    python distill_DM.py --set still --dataset miniUCF101 --ipc 1
 """
 from functools import partial
 
-import torch
-
-from distill_utils.clips import ClassSampler
-from distill_utils.matching import class_means, dm_gradient
-from distill_utils.run import (
-    Run,
-    add_rates,
+import utils
+from distill_utils.args import (
+    add_distill_args,
     add_real_args,
-    cli,
-    eval_iterations,
-    generator,
-    positive,
-    resolve_precision,
-    script_parser,
-    seeded,
-    set_rates,
-)
-from distill_utils.synset import VideoSet, all_pairs
-from utils import (
-    PROTOCOLS,
     check_args,
+    cli,
     data_settings,
     dsa_of,
+    eval_iterations,
     eval_settings,
-    evaluate_synset,
-    get_dataset,
-    get_network,
-    in_precision,
-    make_optimizer,
-    open_bank,
+    may_change,
+    positive,
+    run_name,
+    set_parser,
+    set_rates,
 )
+from distill_utils.bank import Bank, SampledMeans
+from distill_utils.clips import cache_folder
+from distill_utils.device import in_precision, resolve_precision
+from distill_utils.matching import chunked_gradient, dm_loss
+from distill_utils.run import Run
+from distill_utils.seeds import seeded
+from distill_utils.synset import SETS, all_pairs, method_name
 
 
-def main():
+def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None):
+    """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
     # arguments
-    parser = script_parser(__doc__, iterations=5000, momentum=0.5)
-    group = parser.add_argument_group("synthetic set")
-    group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
-    group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
-    add_rates(group, lr_img="the pixels")
-    add_real_args(parser)
+    parser, kind = set_parser(description, SETS, only, sgd=sgd)
+    add_distill_args(parser, iterations, momentum)
+    group = add_real_args(parser)
+    group.add_argument("--bank", type=positive, metavar="P", help="draw the networks from P seeded ones, whose class "
+                       "means over all training clips (centre clips, both flips) are computed once, for all runs on "
+                       "this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. If "
+                       "not given, a fresh network and --batch_real clips of each class an iteration (as published)")
+    may_change(group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a "
+                                  "time; with a bank, synthetic ones"))
     args = parser.parse_args()
     spec, pool = check_args(args)
-    optim, rates = set_rates(args, "lr_img")
+    synset = SETS[kind].from_args(args, spec)
+    optim, rates = set_rates(args, synset, sgd)
+    rules, dsa = utils.PROTOCOLS[args.protocol], dsa_of(args)
+    if dsa.parts and args.bank:
+        raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
+                         "iteration: leave out one of them")
 
     # run, data
-    run = Run(args, "DM", f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
-    data = get_dataset(**data_settings(args))
-    sampler = ClassSampler(data.train)
+    run = Run(parser, args, method_name("DM", kind), run_name(args, synset))
+    data = utils.get_dataset(**data_settings(args))
+    settings, dtype = eval_settings(args, run.device), resolve_precision(args.precision, run.device)
 
     # set
-    synset = VideoSet(spec.num_classes, args.ipc, spec.shape)
-    if args.init == "real":
-        synset.videos.data = data.train.start(args.ipc, generator(run.derive("start"))).flatten(0, 1)
-    else:
-        synset.videos.data.normal_(generator=generator(run.derive("start")))
+    synset.start(data.train, run.derive("start"))
     synset.to(run.device)
     classes, slots = all_pairs(synset, run.device)
 
     # optimizers, resume
-    optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
+    optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
     run.resume(synset=synset, optimizer=optimizer)
-    dsa, dtype = dsa_of(args), resolve_precision(args.precision, run.device)
-    bank = open_bank(args, data, run.device) if args.bank else None
 
-    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
+    def make_network(seed):
+        with seeded(seed, run.device):
+            return utils.get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
 
-    def embed(clips, dtype=torch.float32):
-        return in_precision(network.embed, dtype)(PROTOCOLS[args.protocol].matching(dsa.apply(clips, siamese)))
+    def embed_real(network, clips):
+        return in_precision(network.embed, dtype)(rules.matching(clips))
 
-    def real_means(classes):
-        if bank:
-            return means[classes.start:classes.stop]
-        real = sampler.draw(classes, args.batch_real, draw, run.device)
-        return class_means(partial(embed, dtype=dtype), real)
+    if args.bank:
+        real = Bank(cache_folder(args.data_path, args.cache_path), data.train, args.bank, run.seed, model=args.model,
+                    weights=utils.weights_digest(make_network(Bank.seed_of(0))), protocol=args.protocol,
+                    dtype=str(dtype))
+        real.build(make_network, embed_real, run.device, args.chunk)
+    else:
+        real = SampledMeans(data.train, args.batch_real, run.seed)
+    chunk = max(1, args.chunk // (real.per_class or synset.num_slots))      # classes at a time
+
+    def loss_of(clips, classes, it, network, augment, generator):
+        means = real.means(it, classes, lambda x: embed_real(network, augment(x)), generator, run.device)
+        return dm_loss(lambda x: network.embed(rules.matching(augment(x))), means, clips)
 
     # loop
     for it in run.loop(args.Iteration):
         if it in eval_iterations(args):
-            run.evaluate(it, spec, pool, score, synset)
+            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset)
         if it == args.Iteration:
             break
-        number = bank.draw(run.seed, it) if bank else None
-        with seeded(bank.seed(number) if bank else run.derive(it, "network"), run.device):
-            network = get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
-        means = bank.means(number, run.device) if bank else None
-        draw = run.generator(it, "clips")
-        siamese = dsa.draw(run.generator(it, "dsa"))     # the same for real and synthetic clips
-        clips, _ = synset.render(classes, slots, draw)
+        network, generator = make_network(real.network_seed(it)), run.generator(it, "clips")
+        augment = partial(dsa.apply, draw=dsa.draw(run.generator(it, "dsa")))   # the same for real and synthetic clips
+        clips, _ = synset.render(classes, slots, generator)
         optimizer.zero_grad()
-        loss = dm_gradient(embed, clips.unflatten(0, (spec.num_classes, args.ipc)), real_means,
-                           chunk=max(1, args.chunk // (args.ipc if bank else args.batch_real)))
+        loss = chunked_gradient(partial(loss_of, it=it, network=network, augment=augment, generator=generator),
+                                clips.unflatten(0, (spec.num_classes, synset.num_slots)), chunk)
         optimizer.step()
         run.log(it, loss=loss / spec.num_classes)
 
     # finish
-    run.finish(data, pool, ipc=args.ipc)
+    run.finish(data, pool, ipc=synset.num_slots)
 
 
 if __name__ == "__main__":

@@ -1,91 +1,119 @@
-"""Baseline: whole clips as pixels by trajectory matching (MTT). Cazenavette et al., arXiv 2203.11932.
+"""Trajectory matching (MTT), of any kind of set. Cazenavette et al., arXiv 2203.11932.
 
     python buffer.py --dataset miniUCF101
     python distill_MTT.py --dataset miniUCF101 --ipc 1 --lr_img 1e5 --train_lr
 """
+import json
+import sys
 from functools import partial
 
 import torch
+from torch import nn
 
-from distill_utils.matching import add_gradients, mtt_gradient
-from distill_utils.run import (
-    Run,
+import networks
+import utils
+from distill_utils import estimate
+from distill_utils.args import (
+    add_distill_args,
     add_mtt_args,
-    add_rates,
+    check_args,
     cli,
+    data_settings,
+    dsa_of,
     eval_iterations,
-    generator,
-    positive,
-    script_parser,
+    eval_settings,
+    run_name,
+    set_parser,
     set_rates,
 )
-from distill_utils.synset import VideoSet
-from utils import (
-    check_args,
-    data_settings,
-    dry_run,
-    eval_settings,
-    evaluate_synset,
-    get_dataset,
-    make_optimizer,
-    make_syn_lr,
-    open_experts,
-    student_loss_of,
-)
+from distill_utils.matching import add_gradients, mtt_gradient, student_loss
+from distill_utils.run import Run
+from distill_utils.seeds import make_generator
+from distill_utils.synset import SETS, all_pairs, method_name
+from distill_utils.trajectories import Experts, expert_folder, holds_experts
+
+SGD = {"lr_img": 1e5}       # miniUCF101 at one clip a class (S2D, arXiv 2312.00362)
 
 
-def main():
+def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momentum=0.5, sgd=SGD):
+    """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
     # arguments
-    parser = script_parser(__doc__, iterations=8000, momentum=0.5)
-    group = parser.add_argument_group("synthetic set")
-    group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
-    group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
-    add_rates(group, lr_img="the pixels")
-    add_mtt_args(parser)
+    parser, kind = set_parser(description, SETS, only, sgd=sgd)
+    add_distill_args(parser, iterations, momentum)
+    add_mtt_args(parser, lr_momentum)
     args = parser.parse_args()
     spec, pool = check_args(args)
-    optim, rates = set_rates(args, "lr_img", sgd={"lr_img": 1e5})
+    synset = SETS[kind].from_args(args, spec)
+    optim, rates = set_rates(args, synset, sgd)
+    rules, dsa = utils.PROTOCOLS[args.protocol], dsa_of(args)
+    with torch.device("meta"):      # shapes alone
+        network = networks.lookup(args.model)(spec)
     if args.dry_run:
-        return dry_run(args, spec, VideoSet(spec.num_classes, args.ipc, spec.shape))
-    experts = open_experts(args, spec)
+        print("RESULT " + json.dumps(estimate.trajectory_matching(
+            network, synset, spec, store=args.store, matching=rules.matching, batch=args.batch_syn,
+            syn_steps=args.syn_steps, unroll=args.unroll, students=args.Iteration * args.experts_per_step,
+            max_start_epoch=args.max_start_epoch, expert_epochs=args.expert_epochs)))
+        return
+    folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
+    if not holds_experts(folder):
+        folder = expert_folder(folder, args.dataset, args.model)
+    experts = Experts(folder, network, args.max_start_epoch, args.expert_epochs, dataset=args.dataset, model=args.model,
+                      frames=spec.frames, im_size=spec.size, protocol=args.protocol, split=args.split,
+                      split_file=args.split_file, classes=args.classes)
+    if not experts.own and rules.evaluation is not utils.per_batch:
+        print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
+              "does; students here see each clip standardised by itself", file=sys.stderr)
 
     # run, data
-    run = Run(args, "MTT", f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
-    data = get_dataset(**data_settings(args))
+    run = Run(parser, args, method_name("MTT", kind), run_name(args, synset))
+    data = utils.get_dataset(**data_settings(args))
 
     # set
-    synset = VideoSet(spec.num_classes, args.ipc, spec.shape)
-    if args.init == "real":
-        synset.videos.data = data.train.start(args.ipc, generator(run.derive("start"))).flatten(0, 1)
-    else:
-        synset.videos.data.normal_(generator=generator(run.derive("start")))
+    synset.start(data.train, run.derive("start"))
     synset.to(run.device)
 
     # optimizers, resume
-    optimizer = make_optimizer(optim, [(synset.videos, rates["lr_img"])], args.momentum)
-    syn_lr, lr_optimizer = make_syn_lr(args, run.device, momentum=0.5)
+    optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
+    syn_lr = nn.ParameterDict({"lr": torch.tensor(args.lr_teacher)}).to(run.device)     # a checkpoint holds it
+    lr_optimizer = None
+    if args.train_lr or args.lr_lr is not None:
+        lr_lr = 1e-5 if args.lr_lr is None else args.lr_lr
+        lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr_lr, args.lr_momentum)
     run.resume(synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts)
-    step_loss = student_loss_of(args, run, synset, spec)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    classes, slots = all_pairs(synset, run.device)
+    with run.seeded("student"):     # its weights are never used: students start at those of experts
+        student = utils.get_network(args.model, spec, run.device)
+
+    def step_loss(theta, i, index):
+        """The loss of step i of student `index` at the weights theta. All that is random in it is derived from the two,
+        so it is the same each time it is asked for."""
+        generator = run.generator(index, "step", i)
+        chosen = student_batch(len(classes), args.batch_syn, i, run.derive(index, "order"))
+        chosen = chosen.to(run.device, non_blocking=True)
+        clips, targets = synset.render(classes[chosen], slots[chosen], generator)
+        clips = rules.matching(dsa.apply(clips, dsa.draw(generator, len(clips))))
+        with run.seeded(index, "dropout", i):
+            return student_loss(student, theta, clips, targets)
 
     # loop
     for it in run.loop(args.Iteration):
         if it in eval_iterations(args):
             learned_lr = syn_lr["lr"].item() if lr_optimizer else None
-            score = partial(evaluate_synset, data=data, **eval_settings(args, run.device, learned_lr))
-            run.evaluate(it, spec, pool, score, synset, syn_lr=learned_lr)
+            settings = eval_settings(args, run.device, learned_lr)
+            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset, syn_lr=learned_lr)
         if it == args.Iteration:
             break
         for tensor in (*learned, syn_lr["lr"]):
             tensor.grad = None
         total = 0
-        for number in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
-            part = experts.draw(run.seed, number)
-            loss, gradients, lr_gradient = mtt_gradient(partial(step_loss, number=number), part.start, part.target,
+        for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
+            segment = experts.sample(run.seed, index)
+            loss, gradients, lr_gradient = mtt_gradient(partial(step_loss, index=index), segment.start, segment.target,
                                                         args.syn_steps, syn_lr["lr"], learned, args.unroll)
             add_gradients([*learned, syn_lr["lr"]], [*gradients, lr_gradient], 1 / args.experts_per_step)
             total += loss / args.experts_per_step
-        norm = torch.nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
+        norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"])
         optimizer.step()
         if lr_optimizer:
@@ -93,7 +121,15 @@ def main():
             syn_lr["lr"].data.clamp_(min=args.min_lr)
 
     # finish
-    run.finish(data, pool, ipc=args.ipc)
+    run.finish(data, pool, ipc=synset.num_slots)
+
+
+def student_batch(size, batch, step, seed):
+    """Indices of the clips of a student's step: all of them, or `batch` and each once before any comes again."""
+    if not batch or batch >= size:
+        return torch.arange(size)
+    epoch, turn = divmod(step, -(-size // batch))
+    return torch.randperm(size, generator=make_generator(seed, epoch)).split(batch)[turn]
 
 
 if __name__ == "__main__":

@@ -1,42 +1,37 @@
 """Coreset baselines: real training clips chosen by class. Random, herding (Welling 2009), k-center (ICLR 2018).
 
     python distill_coreset.py --dataset miniUCF101 --method herding --ipc 1 --train_epochs 50
+
+--set says how the chosen clips are written down: whole, as their middle frames, or as static images + movement.
 """
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 import networks
+import utils
+from distill_utils.args import check_args, cli, data_settings, eval_settings, not_negative, run_name, set_parser
 from distill_utils.coreset import METHODS
 from distill_utils.files import replacing
-from distill_utils.run import Run, cli, generator, not_negative, positive, progress, script_parser
-from distill_utils.synset import VideoSet
-from utils import (
-    PROTOCOLS,
-    check_args,
-    data_settings,
-    eval_settings,
-    evaluate_synset,
-    get_dataset,
-    get_network,
-    train_network,
-)
+from distill_utils.progress import progress
+from distill_utils.run import Run
+from distill_utils.seeds import make_generator
+from distill_utils.synset import SETS, method_name
 
 
 def main():
     # arguments
-    parser = script_parser(__doc__)
+    parser, kind = set_parser(__doc__, SETS, trained=False)
     group = parser.add_argument_group("selection")
     group.add_argument("--method", choices=tuple(METHODS), default="random")
-    group.add_argument("--ipc", type=positive, default=1, help="clips a class")
     group.add_argument("--train_epochs", type=not_negative, default=0,
                        help="features of herding and k-center: train --model for so many epochs on the real clips")
     group.add_argument("--pretrained_path", help="or read its weights (.safetensors, or a .pt state dict)")
     group.add_argument("--random_features", action="store_true", help="or use a network that was not trained")
     args = parser.parse_args()
     spec, pool = check_args(args)
+    synset = SETS[kind].from_args(args, spec)
     sources = [bool(args.train_epochs), bool(args.pretrained_path), args.random_features]
     if args.method != "random" and sum(sources) != 1:
         parser.error(f"--method {args.method} needs features: give one of --train_epochs N, --pretrained_path FILE and "
@@ -47,29 +42,29 @@ def main():
     weights = read_weights(args.pretrained_path, args.model, spec) if args.pretrained_path else None
 
     # run, data
-    run = Run(args, args.method, f"{args.dataset}_{args.model}_ipc{args.ipc}_seed{args.seed}")
-    data = get_dataset(**data_settings(args))
-    data.train.check_count(args.ipc)
+    run = Run(parser, args, method_name(args.method, kind), run_name(args, synset))
+    data = utils.get_dataset(**data_settings(args))
+    data.train.check_count(synset.clips_needed)
+    settings = eval_settings(args, run.device)
     run.resume()
 
     # selection
-    synset = VideoSet(spec.num_classes, args.ipc, spec.shape)
-    if args.method == "random":     # the clips that pixel DM of the same seed starts from
-        synset.videos.data = data.train.start(args.ipc, generator(run.derive("start"))).flatten(0, 1)
+    n = synset.clips_needed
+    if args.method == "random":     # the clips that a loss of the same seed starts from
+        real = data.train.random_clips(n, make_generator(run.derive("start")))
     else:
-        network = feature_network(args, run, data, weights)
-        features = embed_all(network, data.train, args.batch_train, args.protocol, run.device)
+        network = feature_network(args, run, data, settings, weights)
+        features = embed_all(network, data.train, args.batch_train, utils.PROTOCOLS[args.protocol], run.device)
         chosen = []
         for k in range(spec.num_classes):
             members = (data.train.labels == k).nonzero()[:, 0]
-            chosen.append(members[METHODS[args.method](features[members], args.ipc, run.generator("choice", k))])
-        synset.videos.data = data.train.get(torch.cat(chosen))
+            chosen.append(members[METHODS[args.method](features[members], n, run.generator("choice", k))])
+        real = data.train.get(torch.cat(chosen)).unflatten(0, (spec.num_classes, n))
+    synset.encode(real)
 
     # evaluation
-    score = partial(evaluate_synset, data=data, **eval_settings(args, run.device))
-
-    run.evaluate(0, spec, pool, score, synset)
-    run.finish(data, pool, ipc=args.ipc)
+    run.evaluate(0, pool, utils.evaluate_synset, data, settings, synset)
+    run.finish(data, pool, ipc=synset.num_slots)
 
 
 def read_weights(path, model, spec):
@@ -85,28 +80,27 @@ def read_weights(path, model, spec):
     return state
 
 
-def feature_network(args, run, data, weights):
-    """The network whose embeddings the selection sees. One trained here is kept in the run's folder."""
-    kept = run.folder / "network.safetensors"
-    if args.train_epochs and not kept.is_file():
-        settings = eval_settings(args, run.device) | {"epochs": args.train_epochs}
-        network = train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
-                                **settings)
-        with replacing(kept) as temporary:
+def feature_network(args, run, data, settings, weights):
+    """The network whose embeddings the selection sees. One trained here is saved in the run's folder."""
+    saved = run.folder / "network.safetensors"
+    if args.train_epochs and not saved.is_file():
+        network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
+                                      **settings | {"epochs": args.train_epochs})
+        with replacing(saved) as temporary:
             save_file(getattr(network, "module", network).state_dict(), temporary)
         return network
     with run.seeded("features"):
-        network = get_network(args.model, data.spec, run.device)
+        network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
-        network.load_state_dict(weights or load_file(kept))
+        network.load_state_dict(weights or load_file(saved))
     return network
 
 
 @torch.no_grad()
-def embed_all(network, clips, batch_size, protocol, device):
+def embed_all(network, clips, batch_size, rules, device):
     """Embeddings (N, D) of all clips in the test view, standardised as in training, on the CPU."""
     network.eval()
-    rows = [network.embed(PROTOCOLS[protocol].evaluation(clips.get(batch, device=device))).cpu()
+    rows = [network.embed(rules.evaluation(clips.get(batch, device=device))).cpu()
             for batch in progress(torch.arange(len(clips)).split(batch_size), desc="features", unit="batch")]
     return torch.cat(rows)
 

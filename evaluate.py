@@ -7,16 +7,18 @@ import hashlib
 from math import prod
 from pathlib import Path
 
-from distill_utils.run import Run, cli, script_parser
-from distill_utils.synset import ImageSet, load_synset, storage_bytes
-from utils import check_args, check_network, data_settings, eval_settings, evaluate_synset, get_dataset
+import utils
+from distill_utils.args import check_args, cli, data_settings, eval_settings, may_change, script_parser
+from distill_utils.run import Run
+from distill_utils.storage import storage_bytes
+from distill_utils.synset import fit, load_synset
 
 
 def main():
     # arguments
     parser = script_parser(__doc__)
     group = parser.add_argument_group("what is scored")
-    group.add_argument("--synset", help="the synset.safetensors of a run")
+    may_change(group.add_argument("--synset", help="the synset.safetensors of a run"))      # but not its content
     group.add_argument("--train_on", choices=("synset", "full"), default="synset", help="full: all real training clips")
     group.add_argument("--model_eval", nargs="+", help="several networks, in place of --eval_mode")
     args = parser.parse_args()
@@ -24,51 +26,47 @@ def main():
         parser.error("give either --synset FILE or --train_on full")
     spec, pool = check_args(args)
     for network in args.model_eval or ():
-        check_network(network, spec, args.dataset)
+        utils.check_network(network, spec, args.dataset)
     pool = list(dict.fromkeys(args.model_eval or pool))
 
     # set
     if args.synset:
-        synset, header = load_synset(args.synset)
-        check_fits(header, spec, args.dataset, args.synset)
-        still = isinstance(synset, ImageSet) and spec.view != "single"
-        method, source = "static" if still else header["method"], Path(args.synset).resolve().parent.name
+        synset, header = load_fitting(args.synset, spec, args.dataset)
+        again = synset.shape == spec.shape      # scored as its run did, and not images as clips that stand still
+        method, source = header["method"] if again else "static", Path(args.synset).resolve().parent.name
+        digests = {"synset": hashlib.sha256(Path(args.synset).read_bytes()).hexdigest()}
     else:
-        synset, header, method, source = None, {}, "full", "all"
+        header, again, method, source, digests = {}, False, "full", "all", {}
 
     # run, data
-    again = method == header.get("method")     # in a room of its own, so that no score can replace the set it scores
-    run = Run(args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}", "score" if again else None,
-              {"synset": hashlib.sha256(Path(args.synset).read_bytes()).hexdigest()} if args.synset else None)
-    data = get_dataset(**data_settings(args))
+    run = Run(parser, args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}",
+              folder="score" if again else None, inputs=digests)      # so that no score can replace the set it scores
+    data = utils.get_dataset(**data_settings(args))
     run.resume()
 
     # evaluation
-    train_on = synset.to(run.device) if synset else data.train
-
-    def score(_, network, seed):
-        return evaluate_synset(train_on, data, network, seed=seed,
-                               **eval_settings(args, run.device, header.get("syn_lr")))
-
-    run.evaluate(0, spec, pool, score)
-    if synset:      # scored as its file holds it: the same seed gives what its run reported
-        extra = {"ipc": synset.num_slots, "synset": args.synset,
-                 "storage_bytes": storage_bytes(synset, header["store"], spec),
-                 "scored_again": again}
+    train_on = fit(synset, spec).to(run.device) if args.synset else data.train
+    settings = eval_settings(args, run.device, header.get("syn_lr"))
+    run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
+    if args.synset:     # scored as its file holds it: the same seed gives what its run reported
+        run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again,
+                   storage_bytes=storage_bytes(synset, header["store"], spec))
     else:
-        extra = {"ipc": None, "synset": None, "storage_bytes": 4 * len(data.train) * prod(spec.shape)}
-    run.finish(data, pool, **extra)
+        run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))
 
 
-def check_fits(header, spec, dataset, path):
-    """Raises ValueError unless a set has the classes and the shape of the data set."""
+def load_fitting(path, spec, dataset):
+    """A set and its header. Raises ValueError unless it has the classes and the shape of the data set."""
+    synset, header = load_synset(path)
     if header["classes"] != list(spec.classes):
         raise ValueError(f"{path} has other classes ({header['classes'][:3]} ...) than --dataset {dataset} "
-                         f"({list(spec.classes[:3])} ...): give --dataset {header['dataset']}")
-    shape = tuple(header["arguments"]["shape"])
-    if shape != spec.shape and not (header["kind"] == "ImageSet" and shape == spec.shape[-3:]):
-        raise ValueError(f"{path} holds samples of shape {shape}, but --dataset {dataset} has {spec.shape}: give the "
-                         "--dataset, --frames and --im_size it was made with")
+                         f"({list(spec.classes[:3])} ...): give --dataset {header['dataset']}, and the --classes that "
+                         "it was made with")
+    try:
+        fit(synset, spec)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return synset, header
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
     net.embed(x)                         # (B, D) the features that the logits are made from, never with dropout in them
 
 Letters: B batch, K classes, T frames, C channels, H W size, D features. A video network takes (B, T, C, H, W), an image
-network (B, C, H, W); `takes(name)` says which. Initial weights are torch's defaults, drawn from the ambient generator,
-which the caller seeds.
+network (B, C, H, W); `modality(name)` says which. Initial weights are torch's defaults, drawn from torch's global
+generator, which the caller seeds.
 
 Sources: ConvNet3D and the ConvNet per frame, Wang, Xu, Lu, Li, CVPR 2024, arXiv 2312.00362; the image networks, Zhao,
 Mopuri, Bilen, ICLR 2021, arXiv 2006.05929.
@@ -33,27 +33,27 @@ NORMS = {
 }
 
 
-def folded_convolution(conv, x):
+def space_to_depth_conv(conv, x):
     """conv(x) of stride (1, 2, 2) as one of stride 1 at half the size, on four times the channels: every other pixel,
-    down and right, becomes a channel. The same sums in another order. With few channels, a CPU takes half the time for
-    gradients to the clips this way, and two thirds for their derivatives."""
+    down and right, becomes a channel (space to depth). The same sums in another order. With few channels, a CPU takes
+    half the time for gradients to the clips this way, and two thirds for their derivatives."""
     kernel, (_, *padding) = conv.kernel_size, conv.padding
 
-    def fold(y):  # (N, C, T, H, W) -> (N, 4 C, T, H / 2, W / 2)
+    def space_to_depth(y):  # (N, C, T, H, W) -> (N, 4 C, T, H / 2, W / 2)
         y = y.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 4, 6, 2, 3, 5).flatten(1, 3)
         return y.contiguous(memory_format=torch.channels_last_3d)
 
     rows, columns = (side % 2 for side in x.shape[3:])
     x = F.pad(x, (padding[1], padding[1] + columns, padding[0], padding[0] + rows))
     weight = F.pad(conv.weight, (0, kernel[2] % 2, 0, kernel[1] % 2))
-    return F.conv3d(fold(x), fold(weight), conv.bias, padding=(conv.padding[0], 0, 0))
+    return F.conv3d(space_to_depth(x), space_to_depth(weight), conv.bias, padding=(conv.padding[0], 0, 0))
 
 
 def convolve(conv, x, dtype):
     """conv(x) of a Conv3d in the type of the clips: with bfloat16, weights cast for the call, and the result of it."""
     if dtype != torch.bfloat16:
         first = x.requires_grad and x.device.type == "cpu" and conv.in_channels < 8 and conv.stride == (1, 2, 2)
-        return folded_convolution(conv, x) if first else conv(x)
+        return space_to_depth_conv(conv, x) if first else conv(x)
     # Where a convolution leaves one pixel, a CPU's bfloat16 gradients of its weights are wrong (torch 2.14). Such small
     # maps cost little in float32.
     if x.device.type == "cpu" and min(x.shape[3:]) < 4:
@@ -75,7 +75,7 @@ class ConvNet3D(nn.Module):
     The published width is 64 and the published depth 3. arXiv 2312.00362.
     """
 
-    takes = "video"
+    modality = "video"
 
     def __init__(self, spec, depth=3, width=64):
         super().__init__()
@@ -142,7 +142,7 @@ class ConvNet(nn.Module):
     arXiv 2006.05929.
     """
 
-    takes = "image"
+    modality = "image"
 
     def __init__(self, spec, width=128, depth=3, act="relu", norm="instance", pool="avg", plan=None, hidden=()):
         super().__init__()
@@ -200,7 +200,7 @@ class ResNet18(nn.Module):
     arXiv 1512.03385, 2006.05929.
     """
 
-    takes = "image"
+    modality = "image"
 
     def __init__(self, spec, norm="instance", average=False):
         super().__init__()
@@ -285,7 +285,7 @@ class VideoConvNet(nn.Module):
     arXiv 2312.00362.
     """
 
-    takes = "video"
+    modality = "video"
 
     def __init__(self, spec, over_time, width=128):
         super().__init__()
@@ -356,10 +356,55 @@ def lookup(name):
     return NETWORKS[name]
 
 
-def takes(name):
+def modality(name):
     """What the network of this name takes: "video" (B, T, C, H, W) or "image" (B, C, H, W)."""
     constructor = lookup(name)
-    return getattr(constructor, "func", constructor).takes  # a partial's class is its func
+    return getattr(constructor, "func", constructor).modality  # a partial's class is its func
+
+
+def check_network(name, spec, dataset):
+    """Raises ValueError unless the network takes what the data set gives, before any work is done."""
+    gives = "image" if spec.view == "single" else "video"
+    if modality(name) != gives:
+        fitting = [other for other in NETWORKS if modality(other) == gives]
+        raise ValueError(f"--model {name} takes {modality(name)}s, but --dataset {dataset} gives {gives}s: choose one "
+                         f"of {', '.join(fitting)}")
+    try:
+        with torch.device("meta"):  # shapes only
+            lookup(name)(spec)(torch.zeros(2, *spec.shape))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"--model {name} cannot take {spec.size} pixels and {spec.frames} frames ({error}): choose "
+                         "another, or other --im_size and --frames") from error
+
+
+POOLS = {  # --eval_mode -> networks that score a set; S and SS are the network itself
+    "M": {"video": ["ConvNet3D", "VideoConvNetMean", "VideoConvNetMLP", "VideoConvNetRNN", "VideoConvNetLSTM",
+                    "VideoConvNetGRU"],
+          "image": ["MLP", "LeNet", "ConvNet", "AlexNet", "VGG11", "ResNet18"]},
+    "W": {"image": ["ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"],
+          "video": ["ConvNet3DW16", "ConvNet3DW32", "ConvNet3D"]},
+    "D": {"image": ["ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"],
+          "video": ["ConvNet3DD1", "ConvNet3DD2", "ConvNet3D"]},
+    "A": {"image": ["ConvNetAS", "ConvNetAR", "ConvNetAL", "ConvNetASwish"]},
+    "P": {"image": ["ConvNetNP", "ConvNetMP", "ConvNetAP"]},
+    "N": {"image": ["ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"]},
+    "B": {"image": ["ConvNetBN", "ConvNetASwishBN", "AlexNetBN", "VGG11BN", "ResNet18BN"]},
+}
+
+
+def get_eval_pool(eval_mode, name):
+    """The networks that score a set made with the network `name`, the main one first."""
+    if eval_mode in ("SS", "top5"):  # top-5 is in every result
+        return [name]
+    if eval_mode == "S":  # a tiny set is too small for batch statistics: the variant without
+        return [name.split("BN")[0] if name.split("BN")[0] in NETWORKS else name]
+    kind = modality(name)
+    if kind not in POOLS.get(eval_mode, {}):
+        known = ["S", "SS", *(mode for mode, pool in POOLS.items() if kind in pool)]
+        raise ValueError(f"unknown --eval_mode {eval_mode!r} for {name}, a network of {kind}s: choose one of "
+                         f"{', '.join(known)}")
+    pool = POOLS[eval_mode][kind]
+    return [name, *(other for other in pool if other != name)] if name in pool or eval_mode == "M" else pool
 
 
 class Dispatch(nn.Module):
@@ -390,8 +435,8 @@ class Parallel(nn.Module):
         return self.replicas.module.module
 
     @property
-    def takes(self):
-        return self.module.takes
+    def modality(self):
+        return self.module.modality
 
     # The flag goes by position: as a keyword DataParallel would hand it to every device, and a device that gets no part
     # of a small batch would be called without x.

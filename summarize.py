@@ -2,22 +2,24 @@
 
     python summarize.py result/demo --json result/demo/table.json
 """
-import argparse
 import json
 from itertools import groupby
 from pathlib import Path
 
+from distill_utils.args import Parser, cli
 from distill_utils.files import replacing
-from distill_utils.run import cli
+from distill_utils.synset import SETS
 
+TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
+          "static": "static images alone", "DM": "pixels (DM)", "MTT": "pixels (MTT)",
+          "S2D-DM": "static + dynamic (DM+S2D)", "S2D-MTT": "static + dynamic (MTT+S2D)",
+          "DC": "static images on single frames (DC)"}
+# rows come in this order; methods that are not in it, by name, after it
 ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "S2D-DM", "S2D-MTT")
-TITLES = {"full": "all real clips", "static": "static images alone", "S2D-DM": "static + dynamic (DM+S2D)",
-          "S2D-MTT": "static + dynamic (MTT+S2D)", "DC": "static images on single frames (DC)",
-          "DM": "pixels (DM)", "MTT": "pixels (MTT)"}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", nargs="+", help="folders that hold runs, searched for result.json")
     parser.add_argument("--json", help="file of the list")
     parser.add_argument("--merge_seeds", action="store_true", help="one row for runs of one kind, of several seeds")
@@ -27,8 +29,11 @@ def main():
     if not files:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [read(file) for file in files]
-    results.sort(key=lambda r: (*group(r), r["network"], ORDER.index(r["method"]), r["ipc"] or 0, r["seed"]))
+    results.sort(key=lambda r: (*group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results, args.merge_seeds))
+    for r in filter(below_start, results):
+        print(f"note: {title(r)}, {r['ipc']} clips a class, seed {r['seed']}, ends below its start: "
+              f"{100 * r['top1_start_mean']:.1f} -> {100 * r['top1_mean']:.1f} %")
     if args.json:
         with replacing(args.json) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")
@@ -48,11 +53,29 @@ def group(result):
     return result["dataset"], result["protocol"]
 
 
+def rank(method):
+    return (ORDER.index(method), "") if method in ORDER else (len(ORDER), method)
+
+
+def title(r):
+    """What a row is called; a method that TITLES does not have, by the label of its set."""
+    label, _, loss = r["method"].rpartition("-")
+    sets = {kind.label: name for name, kind in SETS.items()}
+    name = TITLES.get(r["method"]) or (f"{sets[label]} ({loss})" if label in sets else r["method"])
+    name += ", scored again" if r.get("scored_again") else ""
+    return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")
+
+
+def below_start(r):
+    """Whether training made a set worse."""
+    return r.get("top1_start_mean", 0) > r["top1_mean"]
+
+
 def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
     lines = []
     for (dataset, protocol), rows in groupby(results, group):
-        lines += ["", f"**{dataset}, protocol {protocol}**", "",
+        lines += ["", f"**{Path(dataset).name}, protocol {protocol}**", "",
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]
@@ -68,11 +91,9 @@ def table(results, merge_seeds=False):
 
 def row(r):
     """The cells of one run."""
-    title = TITLES.get(r["method"], r["method"]) + (", scored again" if r.get("scored_again") else "")
-    title += ", DSA" if r.get("dsa", "none") not in ("", "none") else ""
     start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
-    return [title, str(r["ipc"] or "all"), str(r["seed"]), start,
-            f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}", f"{100 * r['top5_mean']:.1f}",
+    score = f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}" + (" (below its start)" if below_start(r) else "")
+    return [title(r), str(r["ipc"] or "all"), str(r["seed"]), start, score, f"{100 * r['top5_mean']:.1f}",
             f"{r['num_networks']} {r['network']}", str(r["epochs"]), f"{r['storage_bytes']:,}", f"{r['seconds']:.0f}",
             format(r["distill_seconds"], ".0f") if start else ""]
 

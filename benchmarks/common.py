@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill_utils.clips import Clips
 from distill_utils.dataset import Spec
-from distill_utils.run import keep_memory, precision_name, seeded, set_kernels
+from distill_utils.device import keep_memory, precision_name, set_kernels
+from distill_utils.seeds import seeded
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
 # network, classes, frames, pixels, real clips a class, synthetic clips a class; --size takes such a list too

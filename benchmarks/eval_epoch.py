@@ -13,7 +13,8 @@ import common
 import plain
 import torch
 
-from distill_utils.run import generator, resolve_precision, seeded
+from distill_utils.device import resolve_precision
+from distill_utils.seeds import make_generator, seeded
 from utils import GraphedStep, get_network, make_step, per_sample, train_batches, train_epoch
 
 BATCH = 32
@@ -52,11 +53,11 @@ def side_of(network, epoch, clips, labels, warm_up=0):
 def sides_of(dataset, train_on, clips, args, device):
     """Both sides over the same batches. dataset: of the plain side. train_on: of ours."""
     dtype = resolve_precision(args.precision, device)
-    order = [batch.tolist() for batch in torch.randperm(len(dataset), generator=generator("order")).split(BATCH)]
+    order = [batch.tolist() for batch in torch.randperm(len(dataset), generator=make_generator("order")).split(BATCH)]
     some, labels = zip(*(dataset[i] for i in order[0]), strict=True)
     seen = torch.stack(some).detach().to(device), torch.tensor(list(map(int, labels)), device=device)
 
-    def draw_network():
+    def make_network():
         with seeded(0, device):
             return get_network(common.size_of(args.size)[0], clips.spec, device)
 
@@ -65,7 +66,7 @@ def sides_of(dataset, train_on, clips, args, device):
 
     def our_epoch(make):
         def epoch(network, optimizer):
-            train_epoch(network, train_batches(train_on, BATCH, generator("order"), device, per_sample),
+            train_epoch(network, train_batches(train_on, BATCH, make_generator("order"), device, per_sample),
                         make(network, optimizer))
         return epoch
 
@@ -76,10 +77,10 @@ def sides_of(dataset, train_on, clips, args, device):
     def graphed(network, optimizer):
         return GraphedStep(step(network, optimizer), optimizer)
 
-    sides = {"plain": side_of(plain.Network(draw_network()), plain_epoch, *seen),
-             "ours": side_of(draw_network(), our_epoch(step), *seen)}
+    sides = {"plain": side_of(plain.Network(make_network()), plain_epoch, *seen),
+             "ours": side_of(make_network(), our_epoch(step), *seen)}
     if device.type == "cuda":
-        sides["graphs"] = side_of(draw_network(), our_epoch(graphed), *seen, GraphedStep.WARM_UP + 1)
+        sides["graphs"] = side_of(make_network(), our_epoch(graphed), *seen, GraphedStep.WARM_UP + 1)
     return sides
 
 

@@ -35,7 +35,8 @@ from torchvision import transforms
 
 from distill_utils.clips import Clips, cached_frames, decode, normalise
 from distill_utils.dataset import DATASETS, FrameFolder, Spec, read_split
-from distill_utils.run import generator, keep_memory
+from distill_utils.device import keep_memory
+from distill_utils.seeds import make_generator
 
 SPEC = Spec("Noise", "noise.csv", ("a", "b"), frames=16, stride=4, size=112, flip=True)
 STORED = {"square": (112, 112), "ucf": (320, 240)}      # frames as extract_frames/ writes them; as UCF101's videos are
@@ -113,8 +114,8 @@ def compare(args):
                 frames = cached_frames(folder, root / f"cache{number}", num_workers=1)
             ours = Clips(folder, frames)
             with stopwatch(second):
-                for batch in torch.randperm(len(ours), generator=generator(number)).split(args.batch):
-                    ours.get(batch, generator(number, "draw"))
+                for batch in torch.randperm(len(ours), generator=make_generator(number)).split(args.batch):
+                    ours.get(batch, make_generator(number, "draw"))
         held = frames.nbytes
     per_frame = [t / (args.clips * SPEC.frames) for t in usual[1:]], [t / len(files) for t in decoding[1:]]
     return {"stored": "x".join(map(str, STORED[args.stored])), "clips": args.clips, "frames": args.frames,
@@ -163,8 +164,8 @@ def index(args):
             frames = cached_frames(folder, root / "cache")
         clips = Clips(folder, frames)
         with stopwatch(times):
-            for batch in torch.randperm(len(clips), generator=generator(0)).split(256):
-                clips.fetch(batch, generator(1))
+            for batch in torch.randperm(len(clips), generator=make_generator(0)).split(256):
+                clips.read(*clips.sample_frames(batch, make_generator(1)))
         after_epoch = process_memory("RssAnon")
     split, listing, build, again, epoch = times
     return {"clips": len(clips), "cache_bytes": frames.nbytes, "split_seconds": split, "listing_seconds": listing,

@@ -19,7 +19,7 @@ import plain
 import torch
 
 from distill_utils.matching import mtt_gradient, student_loss
-from distill_utils.run import generator, seeded
+from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import all_pairs
 from networks import NETWORKS
 
@@ -40,7 +40,7 @@ def make_problem(size, device, batch=None):
 
         def step_loss(theta, i):
             with seeded(i, device):
-                return student_loss(student, theta, *synset.render(*pairs, generator(i)))
+                return student_loss(student, theta, *synset.render(*pairs, make_generator(i)))
 
         _, gradients, lr_gradient = mtt_gradient(step_loss, tuple(network.parameters()), target, steps,
                                                  torch.tensor(0.01, device=device), parameters,

@@ -46,7 +46,7 @@ def preload(clips, device="cpu"):
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (clips.spec.mean, clips.spec.std))
     floats = torch.empty(len(clips), *clips.spec.shape)
     for i in range(len(clips)):
-        floats[i] = (clips.fetch([i])[0].float() / 255 - mean) / std
+        floats[i] = (clips.read(*clips.sample_frames([i]))[0].float() / 255 - mean) / std
     return floats.to(device), clips.labels
 
 

@@ -9,7 +9,8 @@ import common
 import plain
 import torch
 
-from distill_utils.run import resolve_precision, seeded
+from distill_utils.device import resolve_precision
+from distill_utils.seeds import seeded
 from utils import evaluate, get_network
 
 BATCH = 64

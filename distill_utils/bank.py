@@ -1,39 +1,60 @@
-"""A bank of class means: all that DM needs of the real clips, computed once for many random networks.
+"""The class means of real clips that DM compares with: of a fresh sample each iteration, or from a bank made once.
 
 DM draws a network and compares the class means of its embeddings of real and of synthetic clips (arXiv 2110.04181, eq.
-4). The real means depend on nothing that is learned. For P networks, numbered and seeded once for all runs, they are
-computed here over all training clips; an iteration then draws one of the P, and costs the synthetic clips alone.
+4). SampledMeans and Bank answer the same two questions of an iteration: which seed its network is drawn with, and what
+the class means of real clips are under it.
 
-A bank is a folder beside the cache, one file a network, so that it is made by any run that needs it, goes on where it
-was stopped, and grows when a later run asks for more.
+The real means depend on nothing that is learned. For P networks, numbered and seeded once for all runs, a Bank computes
+them over all training clips; an iteration then draws one of the P, and costs the synthetic clips alone. A bank is a
+folder beside the cache, one file a network, so that it is made by any run that needs it, goes on where it was stopped,
+and grows when a later run asks for more.
 """
 import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill_utils.files import locked, replacing
-from distill_utils.run import derive_seed, generator, progress
+from distill_utils.clips import ClassSampler, clips_digest
+from distill_utils.files import locked, remove, replacing, unfinished
+from distill_utils.matching import class_means
+from distill_utils.progress import progress
+from distill_utils.seeds import derive_seed, make_generator
 
 FORMAT = 1      # raise when what `embed` gives, or the view of the clips, changes: banks are then made anew
 GROUP = 8       # networks that share one pass over the clips
 
 
+class SampledMeans:
+    """A fresh network and `per_class` real clips of each class in every iteration, as published."""
+
+    def __init__(self, clips, per_class, seed):
+        self.sampler, self.per_class, self.seed = ClassSampler(clips), per_class, seed
+
+    def network_seed(self, iteration):
+        return derive_seed(self.seed, iteration, "network")
+
+    def means(self, iteration, classes, embed, generator, device):
+        """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network."""
+        with torch.no_grad():
+            return class_means(embed, self.sampler.sample(classes, self.per_class, generator, device))
+
+
 class Bank:
     """Class means (K, D) of the training clips under `size` networks.
 
-    clips: Clips. key: what else the means depend on (network, protocol, precision, ...), as JSON can hold it; a bank
-    made with anything else is another folder. Clips are seen in the test view, as they are and flipped left-right
-    where the data set allows it: the mean that the sampled batches of DM estimate, but for their random starts.
+    clips: Clips. seed: of the run, which says in which order networks come. key: what else the means depend on
+    (network, protocol, precision, ...), as JSON can hold it; a bank made with anything else is another folder. Clips
+    are seen in the test view, as they are and flipped left-right where the data set allows it: the mean that the
+    sampled batches of DM estimate, but for their random starts.
     """
+    per_class = None        # no clip is sampled
 
-    def __init__(self, folder, clips, size, **key):
-        self.clips, self.size, self.held = clips, size, {}
+    def __init__(self, folder, clips, size, seed=0, **key):
+        self.clips, self.size, self.seed, self.loaded = clips, size, seed, {}
         key = json.dumps(key, sort_keys=True)
         digest = hashlib.sha256(f"{FORMAT} {key} {clips_digest(clips)}".encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"bank-{Path(clips.spec.folder).name}-{digest}"
@@ -42,46 +63,52 @@ class Bank:
             with replacing(self.folder / "bank.json") as temporary:
                 temporary.write_text(key + "\n", encoding="utf-8")
 
-    @staticmethod
-    def seed(number):
-        """Of network `number`, in every bank."""
-        return derive_seed("bank", number)
-
-    def draw(self, seed, iteration):
-        """The number of the network of an iteration: each once before any comes again."""
+    def index(self, iteration):
+        """Which network an iteration uses: each once before any comes again."""
         round_, turn = divmod(iteration, self.size)
-        return int(torch.randperm(self.size, generator=generator(seed, "bank", round_))[turn])
+        return int(torch.randperm(self.size, generator=make_generator(self.seed, "bank", round_))[turn])
 
-    def path(self, number):
-        return self.folder / f"{number:04d}.safetensors"
+    @staticmethod
+    def seed_of(index):
+        """The seed of a network, in every bank."""
+        return derive_seed("bank", index)
 
-    def means(self, number, device="cpu"):
-        """(K, D) of network `number`, read once. ValueError that names the file if it cannot be read."""
-        if number in self.held:
-            return self.held[number]
+    def network_seed(self, iteration):
+        return self.seed_of(self.index(iteration))
+
+    def means(self, iteration, classes, embed, generator, device):
+        """(len(classes), D); embed and generator are not needed."""
+        return self.load(self.index(iteration), device)[classes.start:classes.stop]
+
+    def path(self, index):
+        return self.folder / f"{index:04d}.safetensors"
+
+    def load(self, index, device="cpu"):
+        """(K, D) of a network, read once. ValueError that names the file if it cannot be read."""
+        if index in self.loaded:
+            return self.loaded[index]
         try:
-            self.held[number] = load_file(self.path(number))["means"].to(device, non_blocking=True)
-            return self.held[number]
+            self.loaded[index] = load_file(self.path(index))["means"].to(device, non_blocking=True)
+            return self.loaded[index]
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{self.path(number)} cannot be read ({error}): remove it, and it is made "
+            raise ValueError(f"{self.path(index)} cannot be read ({error}): remove it, and it is made "
                              "again") from error
 
     def build(self, make_network, embed, device, batch_size):
-        """Makes what is missing; of several processes one does, and the others wait. make_network(number) -> a
-        network; embed(network, clips) -> (B, D)."""
+        """Makes what is missing; of several processes one does, and the others wait. make_network(seed) -> a network;
+        embed(network, clips) -> (B, D)."""
         batches = torch.arange(len(self.clips)).split(batch_size)
         with locked(self.folder / ".lock"):
-            missing = [number for number in range(self.size) if not self.path(number).is_file()]
-            for unfinished in self.folder.glob(".*.tmp-*"):     # of a process that was killed: we hold the lock
-                unfinished.unlink()
+            missing = [index for index in range(self.size) if not self.path(index).is_file()]
+            remove(*unfinished(self.folder))
             with progress(total=len(missing) * len(self.clips), desc="bank of class means", unit="clip",
                           disable=not missing) as bar:
                 for first in range(0, len(missing), GROUP):
-                    numbers = missing[first:first + GROUP]
-                    networks = [make_network(number) for number in numbers]
+                    indices = missing[first:first + GROUP]
+                    networks = [make_network(self.seed_of(index)) for index in indices]
                     rows = mean_embeddings(self.clips, networks, embed, device, batches, bar)
-                    for number, means in zip(numbers, rows, strict=True):
-                        with replacing(self.path(number)) as temporary:
+                    for index, means in zip(indices, rows, strict=True):
+                        with replacing(self.path(index)) as temporary:
                             save_file({"means": means}, temporary)
 
 
@@ -89,22 +116,12 @@ class Bank:
 def mean_embeddings(clips, networks, embed, device, batches, bar):
     """The class means (K, D) of each network, over all clips and, where they may be flipped, over both."""
     member = F.one_hot(clips.labels, clips.spec.num_classes).float().to(device)        # (N, K)
-    sums, views = [0] * len(networks), 1 + clips.spec.flip
+    sums, flips = [0] * len(networks), (False, True) if clips.spec.flip else (False,)
     for batch in batches:
-        shown, members = clips.get(batch, device=device), member[batch.to(device, non_blocking=True)]
-        for view in range(views):
-            shown = shown.flip(-1) if view else shown
+        samples, members = clips.get(batch, device=device), member[batch.to(device, non_blocking=True)]
+        for flip in flips:
+            samples = samples.flip(-1) if flip else samples
             for i, network in enumerate(networks):
-                sums[i] = sums[i] + members.T @ embed(network, shown)
+                sums[i] = sums[i] + members.T @ embed(network, samples)
         bar.update(len(batch) * len(networks))
-    return [(total / (views * member.sum(0)[:, None])).cpu() for total in sums]
-
-
-def clips_digest(clips):
-    """Of names, labels, view, and up to 1,000 frames spread over the clips: tells data sets apart wherever they lie."""
-    spec, frames = clips.spec, clips.frames
-    about = (spec.view, spec.frames, spec.size, spec.flip, spec.mean, spec.std, len(frames))
-    digest = hashlib.sha256(f"{about} {clips.names} {clips.labels.tolist()} {clips.counts.tolist()}".encode())
-    for i in np.linspace(0, len(frames) - 1, min(len(frames), 1000)).astype(int):
-        digest.update(np.ascontiguousarray(frames[i]))
-    return digest.hexdigest()
+    return [(total / (len(flips) * member.sum(0)[:, None])).cpu() for total in sums]

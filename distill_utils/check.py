@@ -1,5 +1,8 @@
-"""`python -m distill_utils.dataset check | split NAME`: is a data set ready; its split file from the official lists."""
-import argparse
+"""Is a data set ready to train on? And its split file, from the official lists.
+
+    python -m distill_utils.check HMDB51                    # can training start?
+    python -m distill_utils.check split HMDB51 --train all  # writes the split file
+"""
 import csv
 import os
 import shutil
@@ -9,13 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from distill_utils import images, motiondigits
-from distill_utils.clips import frame_size
-from distill_utils.dataset import DataError, FrameFolder, choose_fold, get_spec, read_split
+from distill_utils import images
+from distill_utils.args import Parser, add_data_args, cli, spec_of
+from distill_utils.clips import cache_folder, frame_size
+from distill_utils.dataset import DataError, FrameFolder, read_split
 from distill_utils.files import replacing
-from distill_utils.run import Help, add_data_args, cli
+from distill_utils.progress import progress
 
 FIRST = 5       # names that are shown without --list
 
@@ -68,10 +71,10 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
         if smaller:
             print(f"note: {smaller} frames are smaller than {spec.size} pixels and will be enlarged")
         cache = int(frames.sum()) * spec.channels * spec.size ** 2
-        place = Path(cache_path)
-        while not place.is_dir():
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        folder = Path(cache_path)
+        while not folder.is_dir():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
         print(f"disk: {stored / 1e9:.2f} GB of frames, {cache / 1e9:.2f} GB of cache when all are decoded, "
               f"{free / 1e9:.0f} GB free")
     for split, found in sets.items():
@@ -130,8 +133,8 @@ def read_frames(found, num_workers=0):
 
     broken, sizes, stored = [], Counter(), 0
     with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool:
-        for problem, seen, size in tqdm(pool.map(look, range(len(found.names))), total=len(found.names), unit="clip",
-                                        desc=f"reading {found.split}", delay=2, leave=False):
+        for problem, seen, size in progress(pool.map(look, range(len(found.names))), total=len(found.names),
+                                            desc=f"reading {found.split}", unit="clip", delay=2, leave=False):
             broken += [problem] if problem else []
             sizes.update(seen)
             stored += size
@@ -156,40 +159,45 @@ def print_clips(title, clips, show_all):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m distill_utils.dataset", description=__doc__, formatter_class=Help,
-                                     allow_abbrev=False)
-    parser.add_argument("command", choices=("check", "split"), help="check: can training start? split: write the split "
-                        "file from the official lists")
-    parser.add_argument("name", help="a name of the table DATASETS, or a folder of your own")
+    words = sys.argv[1:]
+    if words and words[0] not in ("check", "split", "-h", "--help"):
+        words = ["check", *words]
+    parser = Parser(__doc__, prog="python -m distill_utils.check")
+    parser.add_argument("command", choices=("check", "split"), help="check (may be left out): can training start? "
+                        "split: write the split file from the official lists")
+    parser.add_argument("dataset", metavar="name", help="a name of the table DATASETS, or a folder of your own")
     parser.add_argument("--list", action="store_true", help="all classes and all clips with a problem")
     parser.add_argument("--train", choices=("official", "all"), help="of split HMDB51: train on flag 1, the default, "
                         "or on flags 0 and 1 together as the published numbers do")
     add_data_args(parser, named=False)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.train and args.command == "check":
         parser.error("--train says what split writes, and check reads that: leave it out")
+    if args.command == "split":
+        return split(args)
+    try:
+        spec = spec_of(args)
+        if spec.make:
+            spec.make(args.data_path)
+        ready, sentence = check(args.dataset, spec, args.data_path, cache_folder(args.data_path, args.cache_path),
+                                args.list, args.skip_missing, args.num_workers)
+    except ValueError as error:
+        ready, sentence = False, f"NOT READY: {error}"
+    print(sentence)
+    if not ready:
+        raise SystemExit(1)
 
-    def run():
-        if args.command == "split":
-            spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
-            file, clips = write_split(spec, args.data_path, args.train or "official")
-            train = sum(split == "train" for *_, split in clips)
-            fewer = short_of_official(spec, [train, len(clips) - train])
-            if fewer:
-                print(f"note: the official split has {fewer} clips; those that come later will not be in this file: "
-                      "write it again then", file=sys.stderr)
-            print(f"wrote {file}: {train} training and {len(clips) - train} test clips of {spec.num_classes} classes")
-            return
-        try:
-            spec = choose_fold(get_spec(args.name, args.frames, args.im_size), args.split)
-            if spec.folder == "MotionDigits":
-                motiondigits.make(args.data_path)
-            ready, sentence = check(args.name, spec, args.data_path, args.cache_path or f"{args.data_path}/cache",
-                                    args.list, args.skip_missing, args.num_workers)
-        except ValueError as error:
-            ready, sentence = False, f"NOT READY: {error}"
-        print(sentence)
-        if not ready:
-            raise SystemExit(1)
 
-    cli(run)
+def split(args):
+    spec = spec_of(args)
+    file, clips = write_split(spec, args.data_path, args.train or "official")
+    train = sum(row_split == "train" for *_, row_split in clips)
+    fewer = short_of_official(spec, [train, len(clips) - train])
+    if fewer:
+        print(f"note: the official split has {fewer} clips; those that come later will not be in this file: write it "
+              "again then", file=sys.stderr)
+    print(f"wrote {file}: {train} training and {len(clips) - train} test clips of {spec.num_classes} classes")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -3,6 +3,8 @@ import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 try:
     import simplejpeg  # twice as fast as Pillow, to the same pixels
@@ -18,9 +19,10 @@ except ImportError:
     simplejpeg = None
 
 from distill_utils.dataset import DataError, clip_positions, frame_positions
-from distill_utils.files import disk_full, is_disk_full, locked
+from distill_utils.files import locked, remove, replacing
+from distill_utils.progress import progress
 
-PLACES = ("auto", "device", "host")
+LOCATIONS = ("auto", "device", "host")      # of the decoded frames, for a CUDA device
 CACHE_FORMAT = 2    # raise when the decoding changes: older caches are made anew
 JPEG = b"\xff\xd8"
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)   # SyntaxError: Pillow's for a broken PNG
@@ -114,6 +116,11 @@ def _open_whole(content):
     return opened
 
 
+def cache_folder(data_path, cache_path=None):
+    """Where decoded frames, and what is computed of them for all runs, lie: --cache_path, or a folder of the data's."""
+    return Path(cache_path or Path(data_path) / "cache")
+
+
 def cached_frames(dataset, cache_path, num_workers=None, preload=False):
     """All grid frames of a FrameFolder, uint8 (F, 3, H, W), memory-mapped from a file that is made once.
 
@@ -131,33 +138,38 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
         digest.update("/".join(line).encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
-    root = hashlib.sha256(str(dataset.root.resolve()).encode()).hexdigest()[:8]     # two trees may share a cache folder
-    stem = f"{Path(spec.split).stem}-{dataset.split}-{spec.frames}x{spec.stride}x{spec.size}-{root}"
+    stem = _cache_stem(dataset)
     path = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy"
     if not path.is_file():
         with locked(cache_path / f".{stem}.lock"):
             if not path.is_file():
-                for unfinished in cache_path.glob(f".{stem}-*.tmp"):    # of a build that was killed: we hold the lock
-                    unfinished.unlink()
+                remove(*cache_path.glob(f".{stem}-*.tmp*"))     # of a build that was killed: we hold the lock
                 _build(path, dataset, num_workers)
-                for stale in cache_path.glob(f"{stem}-*.npy"):
-                    if stale != path:
-                        stale.unlink()
+                remove(*(stale for stale in cache_path.glob(f"{stem}-*.npy") if stale != path))
     frames = np.load(path, mmap_mode="r")
     return np.array(frames) if preload else frames
+
+
+def _cache_stem(dataset):
+    """What the file of a split is called, but for the digest of its frames: several may share a cache folder."""
+    spec = dataset.spec
+    root = hashlib.sha256(str(dataset.root.resolve()).encode()).hexdigest()[:8]
+    stem = f"{Path(spec.split).stem}-{dataset.split}-{spec.frames}x{spec.stride}x{spec.size}-{root}"
+    if spec.all_classes or os.path.isabs(spec.split):       # --classes, --split_file
+        stem += "-" + hashlib.sha256(f"{spec.classes} {spec.split}".encode()).hexdigest()[:8]
+    return stem
 
 
 def _build(path, dataset, num_workers):
     """Decodes a few clips at a time and writes them to where they belong: no more is ever in memory."""
     size, chunk, total = dataset.spec.size, 8, int(dataset.counts.sum())
     first = np.cumsum(dataset.counts) - dataset.counts
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        content = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=(total, 3, size, size)).offset
+    unreadable = []
+    with replacing(path) as temporary:
+        content = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, 3, size, size)).offset
         if hasattr(os, "posix_fallocate"):      # take the space now: a full disk is better known at once
-            with open(unfinished, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-        unreadable = []
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
         def fill(start):
             files = [file for clip in range(start, min(start + chunk, len(first))) for file in dataset.files[clip]]
@@ -168,12 +180,12 @@ def _build(path, dataset, num_workers):
                 except DataError as error:
                     unreadable.append(str(error))
             # not through mapped memory, which is slower to fill, and where a full disk would kill the process
-            with open(unfinished, "r+b") as file:
+            with open(temporary, "r+b") as file:
                 file.seek(content + int(first[start]) * frames[0].nbytes)
                 file.write(frames)
             return len(files)
 
-        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, tqdm(
+        with ThreadPoolExecutor(num_workers or os.cpu_count()) as pool, progress(
                 total=total, unit="frame", desc=f"decoding {Path(dataset.spec.folder).name} {dataset.split}") as bar:
             jobs = [pool.submit(fill, start) for start in range(0, len(first), chunk)]
             try:
@@ -185,39 +197,38 @@ def _build(path, dataset, num_workers):
         if unreadable:
             raise DataError(f"{len(unreadable)} of {total} frames cannot be read, first:\n"
                             + "\n".join(sorted(unreadable)[:5]))
-        with open(unfinished, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException as error:
-        unfinished.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path, error) from error
-        raise
 
 
 class Clips:
     """The clips of one split, read from the cache.
 
     labels: long (N,). A sample is what the spec's view says: (T, C, H, W), or (C, H, W) of single frames.
-    place: one of PLACES, where the frames are read from for a CUDA device; "auto": the device itself, where they take
-    at most a third of its free memory (each split is asked for itself).
+    location: one of LOCATIONS, where the frames are read from for a CUDA device; "auto": the device itself, where they
+    take at most a third of its free memory (each split is asked for itself).
     """
 
-    def __init__(self, dataset, frames, place="auto"):
+    def __init__(self, dataset, frames, location="auto"):
         self.spec, self.names = dataset.spec, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
-        self.frames, self.place, self.held = frames, place, None
+        self.frames, self.location, self.on_device = frames, location, None
         self.counts = dataset.counts
         self.first = np.cumsum(self.counts) - self.counts
 
     def __len__(self):
         return len(self.labels)
 
-    def choose(self, indices, generator=None, segment=(0, 1)):
-        """(numbers (B, T) of the frames that samples are made of, which samples are flipped (B,) or None).
+    def single_frames(self):
+        """The same clips, of which a sample is one frame (C, H, W)."""
+        clips = copy(self)
+        clips.spec = replace(self.spec, view="single")
+        return clips
+
+    def sample_frames(self, indices, generator=None, segment=(0, 1)):
+        """(indices (B, T) of the frames that samples are made of, which samples are flipped (B,) or None).
 
         With a generator the training view: random start, random left-right flip, one draw for all frames of a clip;
         without one the test view: centre clip, nothing random. Drawn on the CPU: a seed gives the same on any device.
+        segment (split_id, split_num): where single frames come from.
         """
         indices = np.asarray(indices)
         counts = self.counts[indices]
@@ -230,18 +241,18 @@ class Clips:
             flip = torch.rand(len(indices), generator=generator) < 0.5
         return self.first[indices][:, None] + positions, flip
 
-    def show(self, numbers, flip=None, device="cpu"):
-        """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `choose` gave. A CUDA device is not
-        waited for, but that frames of the host are at most three batches ahead of it."""
+    def read(self, frame_indices, flip=None, device="cpu"):
+        """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `sample_frames` gave. A CUDA device is
+        not waited for, but that frames of the host are at most three batches ahead of it."""
         device = torch.device(device)
-        held = self._held(device)
-        if held is not None:
-            flat = torch.from_numpy(numbers).flatten().int().to(device, non_blocking=True)
-            clips = held.index_select(0, flat).unflatten(0, numbers.shape)
+        on_device = self._frames_on(device)
+        if on_device is not None:
+            flat = torch.from_numpy(frame_indices).flatten().int().to(device, non_blocking=True)
+            clips = on_device.index_select(0, flat).unflatten(0, frame_indices.shape)
         elif device.type == "cuda":
-            clips = _send(self.frames, numbers, device)
+            clips = _send(self.frames, frame_indices, device)
         else:
-            clips = torch.from_numpy(np.asarray(self.frames[numbers]))
+            clips = torch.from_numpy(np.asarray(self.frames[frame_indices]))
         if flip is not None and device.type != "cpu":
             flip = flip.to(device, non_blocking=True).view(-1, 1, 1, 1, 1)
             clips = torch.where(flip, clips.flip(-1), clips)
@@ -252,33 +263,29 @@ class Clips:
             return clips[:, 0]
         return clips.expand(-1, self.spec.frames, -1, -1, -1) if self.spec.view == "static" else clips
 
-    def _held(self, device):
+    def _frames_on(self, device):
         """All frames on the device, brought there once; None where they stay on the host."""
         if device.type == "cpu":
             return None
-        if self.place == "auto":
+        if self.location == "auto":
             free, _ = torch.cuda.mem_get_info(device)
-            self.place = "device" if self.frames.nbytes <= free / 3 else "host"
-        if self.place == "device" and self.held is None:        # a run has one device
-            held = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
-            part = max(1, (64 << 20) // self.frames[0].nbytes)
-            with tqdm(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame", delay=2,
-                      leave=False) as bar:
-                for first in range(0, len(self.frames), part):
-                    some = torch.from_numpy(np.array(self.frames[first:first + part]))
-                    held[first:first + len(some)].copy_(some)
+            self.location = "device" if self.frames.nbytes <= free / 3 else "host"
+        if self.location == "device" and self.on_device is None:        # a run has one device
+            on_device = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
+            chunk = max(1, (64 << 20) // self.frames[0].nbytes)
+            with progress(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame",
+                          delay=2, leave=False) as bar:
+                for first in range(0, len(self.frames), chunk):
+                    some = torch.from_numpy(np.array(self.frames[first:first + chunk]))
+                    on_device[first:first + len(some)].copy_(some)
                     bar.update(len(some))
-            self.held = held
-        return self.held
-
-    def fetch(self, indices, generator=None, segment=(0, 1), device="cpu"):
-        """uint8 samples (B, T, C, H, W) or (B, C, H, W): with a generator the training view, without the test view.
-        segment (split_id, split_num): where single frames come from."""
-        return self.show(*self.choose(indices, generator, segment), device)
+            self.on_device = on_device
+        return self.on_device
 
     def get(self, indices, generator=None, device="cpu", segment=(0, 1)):
-        """The same as normalised floats on the device; the bytes travel, not the floats."""
-        return normalise(self.fetch(indices, generator, segment, device), self.spec)
+        """Normalised float samples (B, T, C, H, W) or (B, C, H, W) on the device, in the views of `sample_frames`; the
+        bytes travel there, not the floats."""
+        return normalise(self.read(*self.sample_frames(indices, generator, segment), device), self.spec)
 
     def check_count(self, n):
         """Raises ValueError where a class has fewer than n clips."""
@@ -287,11 +294,21 @@ class Clips:
             raise ValueError(f"cannot take {n} clips of each class: {self.spec.classes[fewest]} has {count}: lower "
                              "--ipc (or --spc, --dpc) to at most that")
 
-    def start(self, n, generator):
+    def random_clips(self, n, generator):
         """n clips of each class in the test view (K, n, ...): what sets start from, and the random baseline."""
         self.check_count(n)
         chosen = ClassSampler(self).indices(range(self.spec.num_classes), n, generator)
         return torch.stack([self.get(row) for row in chosen])
+
+
+def clips_digest(clips):
+    """Of names, labels, view, and up to 1,000 frames spread over the clips: tells data sets apart wherever they lie."""
+    spec, frames = clips.spec, clips.frames
+    about = (spec.view, spec.frames, spec.size, spec.flip, spec.mean, spec.std, len(frames))
+    digest = hashlib.sha256(f"{about} {clips.names} {clips.labels.tolist()} {clips.counts.tolist()}".encode())
+    for i in np.linspace(0, len(frames) - 1, min(len(frames), 1000)).astype(int):
+        digest.update(np.ascontiguousarray(frames[i]))
+    return digest.hexdigest()
 
 
 def normalise(clips, spec):
@@ -306,19 +323,19 @@ def _moments(mean, std, device):
     return [255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std)]
 
 
-def _send(frames, numbers, device):
-    """Frames by number (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are gathered
+def _send(frames, frame_indices, device):
+    """Frames by index (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are gathered
     and travel while the device computes. No more than three batches are on their way, however slow it is."""
-    now, (copies, begun) = torch.cuda.current_stream(device), _copies(device)
+    current, (copies, begun) = torch.cuda.current_stream(device), _copies(device)
     if len(begun) == 2:
         begun[0].synchronize()      # what used the last batch but two is done
-    begun.append(now.record_event())
-    pinned = torch.empty(*numbers.shape, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
-    np.take(frames, numbers, axis=0, out=pinned.numpy(), mode="clip")      # "raise" would copy once more
+    begun.append(current.record_event())
+    pinned = torch.empty(*frame_indices.shape, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
+    np.take(frames, frame_indices, axis=0, out=pinned.numpy(), mode="clip")      # "raise" would copy once more
     with torch.cuda.stream(copies):
         sent = pinned.to(device, non_blocking=True)
-    now.wait_stream(copies)
-    sent.record_stream(now)
+    current.wait_stream(copies)
+    sent.record_stream(current)
     return sent
 
 
@@ -336,7 +353,7 @@ class ClassSampler:
         self.members = [np.flatnonzero(clips.labels.numpy() == k) for k in range(clips.spec.num_classes)]
 
     def indices(self, classes, n, generator):
-        """Numbers (len(classes), n) of n clips of each class: none twice before all of the class were drawn."""
+        """Indices (len(classes), n) of n clips of each class: none twice before all of the class were drawn."""
         rows = []
         for k in classes:
             members = self.members[k]
@@ -344,11 +361,11 @@ class ClassSampler:
             rows.append(members[torch.cat(order)[:n].numpy()])
         return np.stack(rows)
 
-    def draw(self, classes, n, generator, device="cpu", segment=(0, 1)):
+    def sample(self, classes, n, generator, device="cpu", segment=(0, 1)):
         """Normalised float samples (len(classes), n, ...). Ask for a few classes at a time: floats are four times the
         cache. Which clips come depends on the generator alone, not on how the classes are cut into calls."""
-        numbers, flips = zip(*(self.clips.choose(self.indices([k], n, generator)[0], generator, segment)
-                               for k in classes), strict=True)
+        frames, flips = zip(*(self.clips.sample_frames(self.indices([k], n, generator)[0], generator, segment)
+                              for k in classes), strict=True)
         flip = None if flips[0] is None else torch.cat(flips)
-        clips = normalise(self.clips.show(np.concatenate(numbers), flip, device), self.clips.spec)
+        clips = normalise(self.clips.read(np.concatenate(frames), flip, device), self.clips.spec)
         return clips.unflatten(0, (len(flips), n))

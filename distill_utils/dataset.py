@@ -1,14 +1,13 @@
 """The data sets: one table, the readers of their split files, and one frame-folder data set.
 
 A data set on disk is `<data_path>/<folder>/<images>/<clip>/frame000001.jpg ...` and a split file
-`<data_path>/<folder>/<split>` with the columns folder_name,label,split, or the official lists (splits.py).
-
-    python -m distill_utils.dataset split HMDB51 --train all      # writes the split file
-    python -m distill_utils.dataset check HMDB51                  # can training start?
+`<data_path>/<folder>/<split>` with the columns folder_name,label,split, or the official lists (splits.py). Frame
+folders may also be nested as <images>/<class>/<clip>. Is a data set ready? See check.py.
 """
 import csv
 import os
 import re
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,12 +19,12 @@ import numpy as np
 import torch
 from torchvision.datasets import FashionMNIST
 from torchvision.models import ResNet18_Weights
-from tqdm import tqdm
 
 from distill_utils import motiondigits, splits
-from distill_utils.splits import DataError, listing
+from distill_utils.progress import progress
+from distill_utils.splits import ClipFolders, DataError, listing
 
-HERE = Path(__file__).parent / "data"
+DATA = Path(__file__).parent / "data"      # --data_path, if not given, and where the lists of classes lie
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FRAME = re.compile(r"(\d+)\.(?:jpg|jpeg|png)$", re.IGNORECASE)
@@ -49,6 +48,9 @@ class Spec:
     std: tuple = IMAGENET_STD
     channels: int = 3
     fold: int = 1               # which of the official splits
+    folds: int = 1              # how many of them there are
+    all_classes: tuple = ()     # those that the labels may have, where `classes` are chosen among them
+    make: Callable | None = None        # (data_path): writes the data where they are not there
 
     @property
     def num_classes(self):
@@ -62,7 +64,7 @@ class Spec:
 
 
 def _names(file):
-    return tuple((HERE / file).read_text(encoding="utf-8").splitlines())
+    return tuple((DATA / file).read_text(encoding="utf-8").splitlines())
 
 
 def _views(datasets, names):
@@ -78,7 +80,7 @@ def _images(folder, classes, size, clips, mean, std):
                 view="single", flip=False, mean=mean, std=std, channels=len(mean))
 
 
-UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101}
+UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101, "folds": 3}
 MINI_UCF = Spec(split="ucf50_splits1.csv", classes=_names("miniucf101_classes.txt"), clips={1: (4662, 1861)}, **UCF)
 KINETICS = {"classes": _names("kinetics400_classes.txt"), "images": ("train", "val", "replacement"), "stride": 1,
             "split": "kinetics400_splits.csv", "rule": splits.kinetics, "sampled": True}
@@ -87,14 +89,14 @@ TEN = tuple("0123456789")
 DATASETS = _views({
     "MotionDigits": Spec("MotionDigits", "motiondigits_splits1.csv", motiondigits.CLASSES, frames=8, stride=1,
                          size=motiondigits.SIZE, clips={1: (540, 420)}, images=(f"jpegs_{motiondigits.SIZE}",),
-                         rule=splits.ucf101),
+                         rule=splits.ucf101, make=motiondigits.make),
     # counts of splits 2 and 3: of the official lists
     "UCF101": Spec(split="ucf101_splits1.csv", classes=_names("ucf101_classes.txt"),
                    clips={1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}, **UCF),
     "miniUCF101": MINI_UCF,
     "UCF50": MINI_UCF,      # the name that published code has for it
     "HMDB51": Spec("HMDB51", "hmdb51_splits.csv", _names("hmdb51_classes.txt"), frames=16, stride=4, size=112,
-                   clips=dict.fromkeys((1, 2, 3), (3570, 1530)), rule=splits.hmdb51),
+                   clips=dict.fromkeys((1, 2, 3), (3570, 1530)), rule=splits.hmdb51, folds=3),
     "Kinetics400": Spec("Kinetics", frames=8, size=64, **KINETICS),
     "Kinetics400_long": Spec("Kinetics_long", frames=16, size=112, **KINETICS),
     # never flipped: its classes tell left from right
@@ -115,30 +117,45 @@ DATASETS = _views({
     ("HMDB51", "HMDB51"), ("Kinetics400", "Kinetics400"), ("Kinetics400_long", "Kinetics400_long"), ("SSv2", "SSv2")])
 
 
-def get_spec(name, frames=None, im_size=None, view=None):
-    """The spec of a data set, with another number of frames or pixels, or another view of it, where given."""
+def get_spec(name, frames=None, im_size=None, view=None, fold=None, split_file=None, classes=None):
+    """The spec of a data set: a name of DATASETS, or a user's own folder.
+
+    frames, im_size, view: other than the data set's. fold: which of the official splits (1, 2, 3). split_file: a csv in
+    place of the data set's own. classes: a comma-separated choice of its classes, which keep their order. What cannot
+    be raises ValueError.
+    """
     if name in DATASETS:
         spec = DATASETS[name]
+        if split_file:
+            spec = replace(spec, split=_split_file(split_file), clips=None)
     elif os.path.isdir(name):
-        spec = own_spec(name)
+        spec = own_spec(name, split_file)
     else:
         raise ValueError(f"unknown --dataset {name!r}: choose one of {', '.join(DATASETS)}, or give a folder with "
                          "frame folders and a split.csv (folder_name,label,split)")
     for flag, value in (("--frames", frames), ("--im_size", im_size)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value} is impossible: give a number of at least 1")
+    if fold not in (None, 1):
+        spec = _choose_fold(spec, fold, split_file)
+    if classes:
+        spec = _choose_classes(spec, classes, name)
     return replace(spec, frames=frames or spec.frames, size=im_size or spec.size, view=view or spec.view)
 
 
-def own_spec(folder):
-    """The spec of a user's own folder: `<clip>/<frames>` in it or in frames/ or jpegs.../, and split.csv or its only
-    csv. Classes are the sorted labels of the split file; frames, stride and size are those of UCF101."""
+def own_spec(folder, split_file=None):
+    """The spec of a user's own folder: `<clip>/<frames>` or `<class>/<clip>/<frames>` in it or in frames/ or jpegs.../,
+    and split_file, split.csv or its only csv. Classes are the sorted labels of the split file; frames, stride and size
+    are those of UCF101."""
     folder = Path(folder).resolve()
-    found = sorted(name for name in listing(folder) if name.lower().endswith(".csv"))
-    if "split.csv" not in found and len(found) != 1:
-        raise DataError(f"{folder} must have a split.csv with the columns folder_name,label,split, or just one csv; it "
-                        f"has {', '.join(found) or 'none'}")
-    split = "split.csv" if "split.csv" in found else found[0]
+    if split_file:
+        split = _split_file(split_file)
+    else:
+        found = sorted(name for name in listing(folder) if name.lower().endswith(".csv"))
+        if "split.csv" not in found and len(found) != 1:
+            raise DataError(f"{folder} must have a split.csv with the columns folder_name,label,split, or just one "
+                            f"csv; it has {', '.join(found) or 'none'}: write one, or name it with --split_file")
+        split = "split.csv" if "split.csv" in found else found[0]
     labels = {label: label.lower() for _, label, _ in read_csv(folder / split)}
     if len(set(labels.values())) != len(labels):
         twice = Counter(labels.values()).most_common(1)[0][0]
@@ -149,18 +166,41 @@ def own_spec(folder):
     return Spec(str(folder), split, tuple(sorted(labels)), frames=16, stride=4, size=112, images=(*images, "."))
 
 
-def choose_fold(spec, fold):
-    """The same data set with another official split (1, 2, 3), and the split file of that."""
-    if fold in (None, 1):
-        return spec
-    if spec.rule not in (splits.ucf101, splits.hmdb51) or spec.folder == "MotionDigits":
-        raise ValueError(f"--split {fold}: only UCF101, miniUCF101 and HMDB51 have three official splits")
+def _split_file(file):
+    if not Path(file).is_file():
+        raise DataError(f"there is no --split_file {file}: give a csv with the columns folder_name,label,split")
+    return str(Path(file).resolve())
+
+
+def _choose_fold(spec, fold, split_file):
+    """The same data set with another official split, and the split file of that."""
+    if split_file:
+        raise ValueError(f"--split_file says which clips are for training, and so does --split {fold}: give only one")
+    if fold > spec.folds:
+        several = ", ".join(name for name, other in DATASETS.items() if other.folds > 1 and other.view == "clip")
+        raise ValueError(f"--split {fold}: only {several} have three official splits")
     stem = spec.split.removesuffix(".csv").removesuffix("1")
     return replace(spec, split=f"{stem}{fold}.csv", fold=fold)
 
 
+def _choose_classes(spec, text, name):
+    """The same data set with those of its classes that the text names, separated by commas, in the order they had."""
+    wanted = {label.strip().lower() for label in text.split(",") if label.strip()}
+    known = {label.lower() for label in spec.classes}
+    if wanted - known:
+        raise ValueError(f"--classes {min(wanted - known)!r} is not one of the {spec.num_classes} classes of --dataset "
+                         f"{name}: choose some of {', '.join(spec.classes[:10])}"
+                         + (", ..." if spec.num_classes > 10 else ""))
+    if len(wanted) < 2:
+        raise ValueError(f"--classes {text!r} leaves {len(wanted)} class: give at least two, separated by commas")
+    if spec.rule is None and spec.view == "single" and not spec.images:
+        raise ValueError(f"--classes chooses among the classes of clips, and --dataset {name} has images: leave it out")
+    return replace(spec, classes=tuple(label for label in spec.classes if label.lower() in wanted),
+                   all_classes=spec.classes, clips=None)
+
+
 def grid_frames(num_frames, length, stride):
-    """Numbers of the frames that any clip of a video is made of: every stride-th, through the centre clip.
+    """Indices of the frames that any clip of a video is made of: every stride-th, through the centre clip.
 
     A training clip starts at any of them, so the cache holds 1/stride of a video and still has the exact centre clip.
     A video too short for the stride is read at the largest stride that fits.
@@ -179,16 +219,16 @@ def clip_positions(counts, length, generator=None):
     counts = np.asarray(counts)
     spare = np.maximum(counts - length, 0)
     start = spare // 2 if generator is None else np.minimum(_uniform(len(counts), generator) * (spare + 1), spare)
-    run = start.astype(np.int64)[:, None] + np.arange(length)
+    consecutive = start.astype(np.int64)[:, None] + np.arange(length)
     spread = np.rint(np.linspace(0, counts - 1, length, axis=1)).astype(np.int64)
-    return np.where((counts >= length)[:, None], run, spread)
+    return np.where((counts >= length)[:, None], consecutive, spread)
 
 
 def frame_positions(counts, segment=(0, 1), generator=None):
     """One grid frame (B,) of each video, out of segment i of n equal segments (split_id, split_num)."""
-    counts, (index, parts) = np.asarray(counts), segment
-    first = counts * index // parts
-    last = np.maximum(counts * (index + 1) // parts - 1, first)
+    counts, (index, num_segments) = np.asarray(counts), segment
+    first = counts * index // num_segments
+    last = np.maximum(counts * (index + 1) // num_segments - 1, first)
     if generator is None:
         return (first + last) // 2
     return first + np.minimum(_uniform(len(counts), generator) * (last - first + 1), last - first).astype(np.int64)
@@ -211,8 +251,9 @@ def read_csv(file):
     for name, label, split in content:
         if not label:
             raise DataError(f"split file {file} has the label {label!r} (clip {name!r}): give each clip one")
-        if not name or name == ".." or Path(name).name != name:
-            raise DataError(f"split file {file}: {name!r} is not the name of a folder")
+        levels = (name or "").split("/")
+        if len(levels) > 2 or any(level in ("", ".", "..") or "\\" in level for level in levels):
+            raise DataError(f"split file {file}: {name!r} is not the name of a folder, <clip> or <class>/<clip>")
         if split not in ("train", "test"):
             raise DataError(f"split file {file}: clip {name!r} has the split {split!r}: it must be train or test")
     return content
@@ -230,11 +271,18 @@ def read_split(spec, data_path, train="official", use_file=True):
         raise DataError(f"no frame folders at {root / spec.images[0]}: put the frames of {root.name} there as "
                         f"{root / spec.images[0]}/<clip>/frame000001.jpg ..., or name another folder with --data_path")
     present = use_file and file.is_file()
+    if not present and spec.rule is None:
+        raise DataError(f"{root} has no split file {spec.split}, and its row has no rule to split by: write one with "
+                        "the columns folder_name,label,split, or name one with --split_file")
     source = f"split file {file}" if present else f"{root} (no {spec.split}, split by {spec.rule.__name__}'s rule)"
-    number = {name.lower(): i for i, name in enumerate(spec.classes)}
+    number = {name.lower(): k for k, name in enumerate(spec.classes)}
+    others = {name.lower() for name in spec.all_classes} - number.keys()
     clips, seen, counts = [], {}, {"train": [0] * spec.num_classes, "test": [0] * spec.num_classes}
-    for name, label, split in read_csv(file) if present else spec.rule(spec, root, spec.fold, train):
+    whole = replace(spec, classes=spec.all_classes or spec.classes)
+    for name, label, split in read_csv(file) if present else spec.rule(whole, root, spec.fold, train):
         k = number.get(label.lower())
+        if k is None and label.lower() in others:
+            continue
         if k is None:
             raise DataError(f"{source} has the label {label!r} (clip {name!r}), which is not one of the "
                             f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
@@ -300,12 +348,12 @@ class FrameFolder:
         base = Path(data_path) / spec.folder
         self.root = base / spec.images[0]
         where = " and ".join(str(base / folder) for folder in spec.images)
-        clips = [(name, label) for name, label, part in rows or read_split(spec, data_path) if part == split]
-        roots = [(os.path.join(base, folder), set(listing(base / folder))) for folder in spec.images]
+        clips = [(name, k) for name, k, row_split in rows or read_split(spec, data_path) if row_split == split]
+        roots = [ClipFolders(base / folder, spec.classes) for folder in spec.images]
         self.missing, self.bad = [], []             # names; (name, what is wrong with it)
         self.names, labels, folders, files = [], [], [], []
-        for name, label in tqdm(clips, desc=f"frames of {base.name} {split}", unit="clip", delay=2, leave=False):
-            folder, kept, problem = self._find(roots, name)
+        for name, label in progress(clips, desc=f"frames of {base.name} {split}", unit="clip", delay=2, leave=False):
+            folder, kept, problem = self._find(roots, name, spec.classes[label])
             if not folder:
                 self.missing.append(name)
             elif problem:
@@ -330,13 +378,13 @@ class FrameFolder:
                             + (f"; so are {len(self.bad) - 1} more of {len(clips)} {split} clips"
                                if len(self.bad) > 1 else "") + ", or train without them with --skip_missing")
 
-    def _find(self, roots, name):
+    def _find(self, roots, name, label):
         """(folder, files of the frames that clips are made of, problem) of a clip: of the first folder of it that is
         whole; (None, ...) where there is none."""
         found = None, (), ""
-        for root, present in roots:
-            if name in present:
-                folder = os.path.join(root, name)
+        for root in roots:
+            folder = root.find(name, label)
+            if folder:
                 kept, problem = self._frames(folder)
                 if not problem:
                     return folder, kept, ""
@@ -366,6 +414,5 @@ def _grid(names, frames, stride):
     return tuple(names[i] for i in grid_frames(len(names), frames, stride))
 
 
-if __name__ == "__main__":
-    from distill_utils.check import main  # stands above this module
-    main()
+if __name__ == "__main__":      # the door that `python -m distill_utils.check` had before it had one of its own
+    runpy.run_module("distill_utils.check", run_name="__main__", alter_sys=True)

@@ -3,7 +3,6 @@
 A clip is the folder `<root>/<images>/<name>` with frame000001.jpg ..., square and in display order. It is written under
 a hidden name beside its place and renamed, so it is whole or absent however a run ends.
 """
-import argparse
 import json
 import os
 import shutil
@@ -22,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill_utils.dataset import DATASETS
+from distill_utils.args import Parser, not_negative, positive
+from distill_utils.dataset import DATA, DATASETS
 from distill_utils.files import disk_full, is_disk_full, replacing, try_lock
-from distill_utils.run import ROOT, Help, not_negative, positive, progress
+from distill_utils.progress import progress
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 UNFINISHED = ".unfinished-"
@@ -366,12 +366,12 @@ def extract_table(description, name, like, stretch):
 def extract_parser(description, im_size, frames=0, own=False):
     """The arguments that all extraction scripts share, with the data set's number of pixels and frames; `own`: for
     data that are in no table."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=Help)
+    parser = Parser(description)
     parser.add_argument("--source", required=True, help="folder of the videos")
     if own:
         parser.add_argument("--target", required=True, help="folder of the data set, the --dataset of other scripts")
     else:
-        parser.add_argument("--data_path", default=str(ROOT / "distill_utils" / "data"), help="folder of the data sets")
+        parser.add_argument("--data_path", default=str(DATA), help="folder of the data sets")
     parser.add_argument("--frames", type=not_negative, default=frames, help="frames of a clip; 0: all of the video")
     parser.add_argument("--im_size", type=positive, default=im_size, help="pixels")
     parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100",

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic replacement and a lock between processes."""
+"""Files and folders that are either whole or absent: atomic replacement and a lock between processes."""
 import errno
 import fcntl
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path):
-    """Yields a temporary path beside `path` and moves it there on success; on failure `path` keeps what it held.
+    """Yields a temporary path beside `path`, for a file or a folder, and moves it there on success; on failure `path`
+    keeps what it held. (A folder must not be there yet.)
 
     A full disk raises OSError that names the file and the space left.
     """
@@ -17,14 +18,30 @@ def replacing(path):
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if temporary.is_file():
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
         if is_disk_full(error):
             raise disk_full(path, error) from error
         raise
+
+
+def remove(*paths):
+    """Removes files and folders, whether they are there or not."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def unfinished(folder, name="*"):
+    """Temporary paths that `replacing` left where a process was killed: nobody else writes while the caller holds the
+    lock of the folder."""
+    return Path(folder).glob(f".{name}.tmp-*")
 
 
 def is_disk_full(error):

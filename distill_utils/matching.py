@@ -25,29 +25,30 @@ def dm_loss(embed, real_means, synthetic):
     return (class_means(embed, synthetic) - real_means).square().sum()
 
 
-def dm_gradient(embed, clips, real_means, chunk):
-    """Backpropagates `dm_loss` into whatever `clips` (K, S, T, C, H, W) were rendered from; returns the loss, detached.
+def chunked_gradient(loss_of, clips, chunk):
+    """Backpropagates a loss that is a sum over classes into whatever `clips` (K, S, T, C, H, W) were rendered from;
+    returns the loss, detached.
 
-    real_means(classes: range) -> (k, D), without a graph. Only `chunk` classes are held as floats and as a graph at a
-    time: the loss is a sum over classes, so the gradient with respect to the clips is gathered chunk by chunk, and is
-    exact.
+    loss_of(clips of some classes, classes: range) -> scalar. Only `chunk` classes are held as floats and as a graph at
+    a time: the gradient with respect to the clips is gathered chunk by chunk, and is exact.
     """
     leaf = clips.detach().requires_grad_()
     total = 0
     for first in range(0, len(clips), chunk):
         classes = range(first, min(first + chunk, len(clips)))
-        with torch.no_grad():
-            target = real_means(classes)
-        loss = dm_loss(embed, target, leaf[first:classes.stop])
+        loss = loss_of(leaf[first:classes.stop], classes)
         loss.backward()
         total = total + loss.detach()
     clips.backward(leaf.grad)
     return total
 
 
-def gradients(network, images, labels, create_graph=False):
-    """Gradients of the cross-entropy with respect to the network's parameters, a tuple of tensors."""
-    loss = F.cross_entropy(network(images), labels)
+def gradients(network, samples, targets, create_graph=False):
+    """Gradients of the cross-entropy with respect to the network's parameters, a tuple of tensors.
+
+    targets: what a set's `render` gives, class numbers (B,) or rows (B, K) that sum to 1.
+    """
+    loss = F.cross_entropy(network(samples), targets)
     return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)
 
 
@@ -96,13 +97,14 @@ def _cosine(a, b, eps=1e-6):
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + eps)
 
 
-def student_loss(network, theta, clips, labels):
+def student_loss(network, theta, clips, targets):
     """Cross-entropy of `network` with theta in place of its own parameters, differentiable twice in theta and clips.
 
-    theta: tuple of tensors in the order of `network.parameters()`, as trajectories are stored. Returns a scalar.
+    theta: tuple of tensors in the order of `network.parameters()`, as trajectories are stored. targets: class numbers
+    (B,) or rows (B, K). Returns a scalar.
     """
     names = (name for name, _ in network.named_parameters())
-    return F.cross_entropy(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), labels)
+    return F.cross_entropy(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), targets)
 
 
 def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint"):

@@ -5,13 +5,11 @@ a random height at 2.5 to 4 pixels a frame. One frame tells the digit and never 
 the class. Training and test clips show different handwritten samples.
 """
 import csv
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
-from distill_utils.files import disk_full, is_disk_full, locked
+from distill_utils.files import locked, remove, replacing, unfinished
 
 DIGITS = {"Zero": 0, "One": 1, "Two": 2, "Four": 4, "Seven": 7}
 CLASSES = tuple(f"{digit}{direction}" for digit in DIGITS for direction in ("Up", "Down"))
@@ -47,18 +45,10 @@ def make(data_path, seed=0):
         return folder
     Path(data_path).mkdir(parents=True, exist_ok=True)
     with locked(Path(data_path) / ".motiondigits.lock"):
-        if folder.is_dir():
-            return folder
-        unfinished = folder.with_name(".MotionDigits.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            _write(unfinished, seed)
-            os.replace(unfinished, folder)
-        except BaseException as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if is_disk_full(error):
-                raise disk_full(folder, error) from error
-            raise
+        if not folder.is_dir():
+            remove(*unfinished(data_path, folder.name))
+            with replacing(folder) as temporary:
+                _write(temporary, seed)
     return folder
 
 

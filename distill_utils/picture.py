@@ -19,6 +19,18 @@ ACCENT = {"distilled": (196, 78, 32), "real": (38, 104, 168)}
 GAP, MARGIN = 2, 12  # pixels between tiles, around the picture
 
 
+def preview_rows(synset, data):
+    """Rows of a set: of each class its first synthetic clip beside its first training clip."""
+    classes = torch.arange(data.spec.num_classes)
+    with torch.no_grad():
+        synthetic, _ = synset.render(classes, torch.zeros_like(classes))
+    first = [int((data.train.labels == k).nonzero()[0]) for k in classes]
+    real = data.train.get(first)
+    if synthetic.dim() == 4:        # images are clips of one frame
+        synthetic, real = synthetic[:, None], real[:, None]
+    return list(zip(data.spec.classes, synthetic, real, strict=True))
+
+
 def to_uint8(clips, mean, std):
     """Normalised clips to displayable ones: float (N, T, C, H, W) -> uint8 array (N, T, H, W, C).
 

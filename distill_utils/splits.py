@@ -44,7 +44,7 @@ def ucf101(spec, root, fold=1, train="official"):
                     rows.append((_stem(name), label, split))
         return rows
     rows = []
-    for name in sorted({name for folder in spec.images for name in listing(root / folder)}):
+    for name in sorted({name for folder in spec.images for name in ClipFolders(root / folder, spec.classes).names()}):
         match = UCF_CLIP.match(name)
         if match and match[1].lower() in wanted:
             rows.append((name, match[1], "test" if int(match[2]) in UCF_TEST_GROUPS[fold] else "train"))
@@ -60,7 +60,7 @@ def hmdb51(spec, root, fold=1, train="official"):
         file = _find(root, f"{label}_test_split{fold}.txt")
         if not file:
             raise DataError(f"no {label}_test_split{fold}.txt in {root} or a folder in it: unpack HMDB51's official "
-                            "test_train_splits there, and write the split file with `python -m distill_utils.dataset "
+                            "test_train_splits there, and write the split file with `python -m distill_utils.check "
                             "split HMDB51`")
         for line in filter(None, map(str.strip, file.read_text().splitlines())):
             name, _, flag = line.rpartition(" ")
@@ -115,6 +115,29 @@ def listing(folder):
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+class ClipFolders:
+    """The clips in a folder: each a folder of its own, or, as many tools write them, <class>/<clip>."""
+
+    def __init__(self, root, classes):
+        self.root, self.present = str(root), set(listing(root))
+        labels = {name.lower() for name in classes}
+        self.nested = {name.lower(): (name, set(listing(os.path.join(root, name))))
+                       for name in self.present if name.lower() in labels}
+
+    def find(self, name, label):
+        """The folder of a clip, by its name (<clip>, or <class>/<clip>) and its class; None where there is none."""
+        above, _, clip = name.rpartition("/")
+        folder, clips = self.nested.get((above or label).lower(), ("", ()))
+        if clip in clips:
+            return os.path.join(self.root, folder, clip)
+        return os.path.join(self.root, name) if name in self.present else None
+
+    def names(self):
+        """Names of all that may be clips, without those of class folders."""
+        return {*(name for name in self.present if name.lower() not in self.nested),
+                *(name for _, clips in self.nested.values() for name in clips)}
 
 
 def _find(root, name):

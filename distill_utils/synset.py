@@ -1,44 +1,147 @@
-"""Synthetic sets: what is learned, how clips are rendered from it, and how it is stored.
+"""Synthetic sets: how clips are written down, what of it is learned, and how clips are rendered from it.
 
-Every set has `num_slots` clips per class and `render(classes, slots, generator) -> (clips, labels)`, the only way to
-get clips out of it. All of them are rendered in one batched call.
+SETS holds the kinds, a class each. A kind says of itself all that a loss, a run or a file needs to know:
+
+    label, clips_flag           its name before a method's ("S2D-DM"), the flag of its clips per class ("vpc")
+    rates                       learning rate -> (of what, SGD's default, Adam's default)
+    add_args(parser)            its flags; with trained=False without those of its start and its training
+    from_args(args, spec)       an empty set; ValueError before any work
+    start(clips, seed)          starts it from real clips, or from noise
+    encode(real)                writes real clips (K, clips_needed, ...) down in this form
+    groups()                    learning rate -> the tensors that it trains; [] is frozen
+    render(classes, slots, generator) -> (clips, targets)
+                                the only way to get clips out of it, all in one batched call. targets: what the clips
+                                tell a network, class numbers (B,) or rows (B, K)
+    shape                       of one rendered sample
+    pixels, exact               names of the tensors that a store may code as pictures, and beginnings of the names of
+                                those that stay exact
+    arguments                   what builds it again from its file
+    num_classes, num_slots      K, and its clips of a class
 """
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from distill_utils.files import replacing
-
-STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+from distill_utils import storage
+from distill_utils.args import positive
+from distill_utils.clips import ClassSampler
+from distill_utils.seeds import make_generator, seeded
+from distill_utils.storage import (  # noqa: F401 (handed on)
+    STORES,
+    as_stored,
+    save_synset,
+    storage_bytes,
+)
 
 
 class VideoSet(nn.Module):
-    """Clips as pixels: `videos` (K * ipc, T, C, H, W), class by class."""
+    """Clips as pixels: `videos` (K * ipc, T, C, H, W), class by class. (Images (K * ipc, C, H, W) where a data set
+    gives single frames.)"""
+    label, clips_flag = "Pixels", "ipc"
+    pixels, exact = ("videos",), ()
+    # SGD's: as published for DM, miniUCF101 at one clip a class (S2D, arXiv 2312.00362). Adam's: found on MotionDigits.
+    rates = {"lr_img": ("the pixels", 30.0, 0.02)}
 
-    def __init__(self, num_classes, ipc, shape):
+    def __init__(self, num_classes, ipc, shape, init="real"):
         super().__init__()
-        self.num_classes, self.num_slots = num_classes, ipc
+        self.num_classes, self.num_slots, self.init = num_classes, ipc, init
         self.videos = nn.Parameter(torch.zeros(num_classes * ipc, *shape))
+
+    @staticmethod
+    def add_args(parser, trained=True):
+        group = parser.add_argument_group("synthetic set: pixels")
+        group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
+        if trained:
+            group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
+
+    @classmethod
+    def from_args(cls, args, spec):
+        return cls(spec.num_classes, args.ipc, spec.shape, vars(args).get("init", "real"))
+
+    @property
+    def clips_needed(self):
+        return self.num_slots
+
+    def start(self, clips, seed):
+        generator = make_generator(seed)
+        if self.init == "real":
+            self.encode(clips.random_clips(self.clips_needed, generator))
+        else:
+            self.videos.data.normal_(generator=generator)
+
+    def encode(self, real):
+        self.videos.data = real.flatten(0, 1)
+
+    def groups(self):
+        return {"lr_img": [self.videos]}
 
     def render(self, classes, slots, generator=None):
         return self.videos[classes * self.num_slots + slots], classes
 
     @property
+    def shape(self):
+        return tuple(self.videos.shape[1:])
+
+    @property
     def arguments(self):
-        return {"num_classes": self.num_classes, "ipc": self.num_slots, "shape": list(self.videos.shape[1:])}
+        return {"num_classes": self.num_classes, "ipc": self.num_slots, "shape": list(self.shape)}
 
 
 class ImageSet(nn.Module):
-    """Still images (K * spc, C, H, W), class by class. With `frames` a clip is an image repeated that many times."""
+    """Still images (K * spc, C, H, W), class by class. With `frames` a clip is an image repeated that many times.
 
-    def __init__(self, num_classes, spc, shape, frames=None):
+    split_num: image i of a class starts from segment i % split_num of a video's time, so that every slot of a
+    static-dynamic set made of them has all segments.
+    """
+    label, clips_flag = "Still", "ipc"
+    pixels, exact = ("static",), ()
+    rates = VideoSet.rates
+
+    def __init__(self, num_classes, spc, shape, frames=None, init="real", split_num=1):
         super().__init__()
+        if spc % split_num:
+            raise ValueError(f"--ipc {spc} images cannot be shared by --split_num {split_num} segments: give a "
+                             "multiple of it")
         self.num_classes, self.num_slots, self.frames = num_classes, spc, frames
+        self.init, self.split_num = init, split_num
         self.static = nn.Parameter(torch.zeros(num_classes * spc, *shape))
+
+    @staticmethod
+    def add_args(parser, trained=True):
+        group = parser.add_argument_group("synthetic set: still images")
+        group.add_argument("--ipc", "--spc", dest="ipc", type=positive, default=1, help="images a class")
+        if trained:
+            group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the images")
+            group.add_argument("--split_num", type=positive, default=1, help="cut videos into so many segments of "
+                               "time; image i of a class starts from frames of segment i modulo this, and DC matches "
+                               "it with them")
+
+    @classmethod
+    def from_args(cls, args, spec):
+        return cls(spec.num_classes, args.ipc, spec.shape[-3:], None if spec.view == "single" else spec.frames,
+                   vars(args).get("init", "real"), vars(args).get("split_num", 1))
+
+    @property
+    def clips_needed(self):
+        return self.num_slots
+
+    def start(self, clips, seed):
+        generator = make_generator(seed)
+        if self.init == "real":
+            sampler, n = ClassSampler(clips.single_frames()), self.num_slots // self.split_num
+            self.static.data = torch.stack([
+                sampler.sample(range(self.num_classes), n, generator, segment=(segment, self.split_num))
+                for segment in range(self.split_num)], dim=2).flatten(0, 2)
+        else:
+            self.static.data.normal_(generator=generator)
+
+    def encode(self, real):
+        """Of clips (K, n, T, C, H, W) the middle frames; images (K, n, C, H, W) as they are."""
+        self.static.data = _middle_frames(real).flatten(0, 1)
+
+    def groups(self):
+        return {"lr_img": [self.static]}
 
     def render(self, classes, slots, generator=None):
         images = self.static[classes * self.num_slots + slots]
@@ -52,6 +155,11 @@ class ImageSet(nn.Module):
             clips = ImageSet(**self.arguments | {"frames": frames})
         clips.static = self.static
         return clips
+
+    @property
+    def shape(self):
+        image = tuple(self.static.shape[1:])
+        return (self.frames, *image) if self.frames else image
 
     @property
     def arguments(self):
@@ -69,16 +177,24 @@ class Hallucinator(nn.Module):
 
     def __init__(self, channels=3, mode="concat", init="published"):
         super().__init__()
-        self.mode = mode
+        self.channels, self.mode, self.init = channels, mode, init
         self.conv = nn.Conv3d(channels + (mode == "concat"), channels, kernel_size=3, padding=1)
-        if init == "identity":
-            with torch.no_grad():
-                self.conv.weight.zero_()
-                self.conv.bias.zero_()
-                for c in range(channels):
-                    self.conv.weight[c, c, 1, 1, 1] = 1
-                    if mode == "concat":
-                        self.conv.weight[c, channels, 1, 1, 1] = 1
+        self._identity()
+
+    def reset_parameters(self):
+        """Draws the weights anew, from torch's global state."""
+        self.conv.reset_parameters()
+        self._identity()
+
+    @torch.no_grad()
+    def _identity(self):
+        if self.init == "identity":
+            self.conv.weight.zero_()
+            self.conv.bias.zero_()
+            for c in range(self.channels):
+                self.conv.weight[c, c, 1, 1, 1] = 1
+                if self.mode == "concat":
+                    self.conv.weight[c, self.channels, 1, 1, 1] = 1
 
     def forward(self, static, dynamic):
         static = static[:, :, None].expand(-1, -1, dynamic.shape[1], -1, -1)       # (B, C, T, H, W)
@@ -93,9 +209,15 @@ class StaticDynamicSet(nn.Module):
 
     static (K * spc, C, H, W), dynamic (K, dpc, T, 1, H, W). Clip i of a class draws one of the static images
     i * spc / vpc ... and one of the dynamic memories i * dpc / vpc ..., and one of the hallucinators.
+    dynamic_init: the memories start from "noise" (published), or "real": from the movement of real clips.
     """
+    label, clips_flag = "S2D", "vpc"
+    pixels, exact = ("static",), ("hallucinators",)     # 327 numbers that shape every clip
+    rates = {"lr_static": ("the static images", 100.0, 0.02), "lr_dynamic": ("the dynamic memories", 1e-4, 0.02),
+             "lr_hal": ("the hallucinators", 1e-5, 0.005)}      # as VideoSet's
 
-    def __init__(self, num_classes, vpc, spc, dpc, shape, n_hal=1, hal_mode="concat", hal_init="published"):
+    def __init__(self, num_classes, vpc, spc, dpc, shape, n_hal=1, hal_mode="concat", hal_init="published",
+                 dynamic_init="real", train_static=True):
         super().__init__()
         for name, count in (("spc", spc), ("dpc", dpc)):
             if count < vpc or count % vpc:
@@ -105,7 +227,71 @@ class StaticDynamicSet(nn.Module):
         self.static = nn.Parameter(torch.zeros(num_classes * spc, channels, *size))
         self.dynamic = nn.Parameter(torch.zeros(num_classes, dpc, frames, 1, *size))
         self.hallucinators = nn.ModuleList(Hallucinator(channels, hal_mode, hal_init) for _ in range(n_hal))
-        self.hal_mode = hal_mode
+        self.hal_mode, self.dynamic_init, self.train_static = hal_mode, dynamic_init, train_static
+        self.has_static = False     # images of a file, which no start replaces
+
+    @staticmethod
+    def add_args(parser, trained=True):
+        group = parser.add_argument_group("synthetic set: static images + dynamic memories")
+        group.add_argument("--vpc", type=positive, default=1, help="synthetic clips a class")
+        group.add_argument("--spc", type=positive, default=2, help="static images a class, a multiple of vpc")
+        group.add_argument("--dpc", type=positive, default=2, help="dynamic memories a class, a multiple of vpc")
+        group.add_argument("--n_hal", type=positive, default=1, help="hallucinators, drawn at random for each clip")
+        group.add_argument("--hal_mode", choices=("concat", "add"), default="concat", help="the dynamic memory is a "
+                           "further channel of the static image, or is added to it")
+        if trained:
+            group.add_argument("--hal_init", choices=("published", "identity"), default="identity",
+                               help="published: torch's default; identity: the image passes, the memory is added to it")
+            group.add_argument("--dynamic_init", choices=("noise", "real"), default="real", help="noise: as published; "
+                               "real: brightness of a real clip minus that of the static image")
+            group.add_argument("--path_static", help="static memory: the synset.safetensors of distill_DC.py, or a .pt "
+                               "file; without it, frames of real clips")
+            group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
+
+    @classmethod
+    def from_args(cls, args, spec):
+        if spec.view == "single":
+            clips = args.dataset.removeprefix("single")
+            raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
+                             + (clips if clips != args.dataset else "a data set of clips"))
+        given = vars(args)
+        with seeded(0):     # `start` draws the weights that count
+            synset = cls(spec.num_classes, args.vpc, args.spc, args.dpc, spec.shape, args.n_hal, args.hal_mode,
+                         given.get("hal_init", "identity"), given.get("dynamic_init", "real"),
+                         not given.get("no_train_static"))
+        if given.get("path_static"):
+            synset.static.data, synset.has_static = load_static(args.path_static, spec, args.spc), True
+        return synset
+
+    @property
+    def clips_needed(self):
+        return max(self.dpc, 0 if self.has_static else self.spc)
+
+    def start(self, clips, seed):
+        with seeded(seed):
+            for hallucinator in self.hallucinators:
+                hallucinator.reset_parameters()
+            self.dynamic.data.normal_()
+        if self.dynamic_init == "real" or not self.has_static:
+            self.encode(clips.random_clips(self.clips_needed, make_generator(seed)))
+
+    @torch.no_grad()
+    def encode(self, real):
+        """Static images, unless they are there, from the middle frames of real clips. The dynamic memories, unless they
+        start from noise, from their movement: memory j of a class is the brightness of its clip j minus that of the
+        static images it will be drawn with (their mean). With an identity hallucinator the set then renders clips with
+        the movement of the real ones."""
+        if not self.has_static:
+            self.static.data = _middle_frames(real[:, :self.spc]).flatten(0, 1)
+        if self.dynamic_init == "real":
+            n = self.spc // self.num_slots
+            still = self.static.mean(1, keepdim=True).unflatten(0, (self.num_classes, self.num_slots, n)).mean(2)
+            still = still.repeat_interleave(self.dpc // self.num_slots, dim=1)         # (K, dpc, 1, H, W)
+            self.dynamic.copy_(real[:, :self.dpc].mean(3, keepdim=True) - still[:, :, None])
+
+    def groups(self):
+        return {"lr_static": [self.static] if self.train_static else [], "lr_dynamic": [self.dynamic],
+                "lr_hal": list(self.hallucinators.parameters())}
 
     def render(self, classes, slots, generator=None):
         """Without a generator the first static image, memory and hallucinator of each slot."""
@@ -124,25 +310,23 @@ class StaticDynamicSet(nn.Module):
         clips = torch.stack([hallucinator(static, dynamic) for hallucinator in self.hallucinators])
         return clips[which, torch.arange(len(classes), device=classes.device)], classes
 
-    @torch.no_grad()
-    def start_dynamic(self, clips):
-        """Starts dynamic memory j of each class as the brightness of a real clip minus that of the static images it
-        will be drawn with (their mean): clips (K, dpc, T, C, H, W). With an identity hallucinator the set then renders
-        clips with the movement of the real ones."""
-        each = self.spc // self.num_slots
-        still = self.static.mean(1, keepdim=True).unflatten(0, (self.num_classes, self.num_slots, each)).mean(2)
-        still = still.repeat_interleave(self.dpc // self.num_slots, dim=1)         # (K, dpc, 1, H, W)
-        self.dynamic.copy_(clips.mean(3, keepdim=True) - still[:, :, None])
+    @property
+    def shape(self):
+        frames, _, *size = self.dynamic.shape[2:]
+        return frames, self.static.shape[1], *size
 
     @property
     def arguments(self):
-        frames, _, *size = self.dynamic.shape[2:]
         return {"num_classes": self.num_classes, "vpc": self.num_slots, "spc": self.spc, "dpc": self.dpc,
-                "shape": [frames, self.static.shape[1], *size], "n_hal": len(self.hallucinators),
-                "hal_mode": self.hal_mode}
+                "shape": list(self.shape), "n_hal": len(self.hallucinators), "hal_mode": self.hal_mode}
 
 
-KINDS = {cls.__name__: cls for cls in (VideoSet, ImageSet, StaticDynamicSet)}
+SETS = {"pixels": VideoSet, "still": ImageSet, "s2d": StaticDynamicSet}
+
+
+def method_name(loss, kind, published="pixels"):
+    """What a run is called: the loss, and the set before it where it is not the one the loss was published for."""
+    return loss if kind == published else f"{SETS[kind].label}-{loss}"
 
 
 def all_pairs(synset, device="cpu"):
@@ -152,123 +336,46 @@ def all_pairs(synset, device="cpu"):
     return classes, slots
 
 
-def pixel_range(name, tensor, spec):
-    """Lowest and highest value, by channel, that uint8 storage spans for one tensor of a set.
-
-    For pixels at least the range of a real pixel, so that real clips and frames are stored without loss.
-    """
-    channels = tensor.shape[-3]
-    values = tensor.detach().float().transpose(-3, 0).reshape(channels, -1)
-    low, high = values.amin(1), values.amax(1)
-    if name in ("videos", "static"):
-        mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
-        low, high = torch.minimum(low, (0 - mean) / std), torch.maximum(high, (1 - mean) / std)
-    return low, torch.maximum(high, low + 1e-6)
-
-
-def pack(synset, store, spec):
-    """The tensors of a set as stored. The hallucinators stay float32: they are 327 numbers and shape every clip."""
-    tensors = {}
-    for name, value in synset.state_dict().items():
-        value = value.detach().cpu().contiguous()
-        if name.startswith("hallucinators") or store == "float32":
-            tensors[name] = value.float()
-        elif store == "bfloat16":
-            tensors[name] = value.bfloat16()
-        else:
-            low, high = pixel_range(name, value, spec)
-            shape = (-1, 1, 1)
-            tensors[name] = ((value - low.view(shape)) / (high - low).view(shape) * 255).round().to(torch.uint8)
-            tensors[f"{name}.range"] = torch.stack([low, high])
-    return tensors
-
-
-def unpack(tensors):
-    state = {name: value.float() for name, value in tensors.items() if not name.endswith(".range")}
-    for name, value in tensors.items():
-        if name.endswith(".range"):
-            low, high = value.view(2, -1, 1, 1)
-            state[name.removesuffix(".range")] = state[name.removesuffix(".range")] / 255 * (high - low) + low
-    return state
-
-
-def as_stored(synset, store, spec):
-    """A copy of a set with the values that a file of it would give back: scores are of what is stored."""
-    return _build(type(synset).__name__, synset.arguments, unpack(pack(synset, store, spec)))
-
-
-def _build(kind, arguments, state):
-    with torch.device("meta"):      # nothing is drawn and nothing filled: every tensor comes from the state
-        synset = KINDS[kind](**arguments)
-    synset.load_state_dict(state, assign=True)
-    return synset
-
-
-def storage_bytes(synset, store="float32", spec=None):
-    """Bytes of a set's tensors as they are stored."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in pack(synset, store, spec).values())
-
-
-def save_synset(path, synset, spec, store="float32", **header):
-    """Writes a set as one safetensors file with a JSON header; the file is replaced whole or not at all.
-
-    A value that is not finite raises ValueError: a set that trains nothing must not replace one that does.
-    """
-    tensors = pack(synset, store, spec)
-    for name, tensor in synset.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} of the set is not finite, so {path} was left as it was: lower the learning rate "
-                             "and go on from the last checkpoint with --resume")
-    header = {"kind": type(synset).__name__, "arguments": synset.arguments, "classes": list(spec.classes),
-              "mean": list(spec.mean), "std": list(spec.std), "frames": spec.frames, "size": spec.size,
-              "labels": all_pairs(synset)[0].tolist(), "store": store, **header}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
+def fit(synset, spec):
+    """The set as networks of a data set take it: images become clips that stand still where it has clips. ValueError
+    where its samples have another shape."""
+    if synset.shape == spec.shape:
+        return synset
+    if isinstance(synset, ImageSet) and synset.shape == spec.shape[-3:]:
+        return synset.as_clips(spec.frames)
+    raise ValueError(f"the set holds samples of shape {synset.shape}, but the data set has {spec.shape}: give the "
+                     "--dataset, --frames and --im_size that it was made with")
 
 
 def load_synset(path):
     """Reads a set: (set, header). Raises ValueError that names the file when it is not one of ours."""
-    if not Path(path).is_file():
-        raise ValueError(f"there is no synthetic set at {path}: give the synset.safetensors of a run")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        synset = _build(header["kind"], header["arguments"], unpack(tensors))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
-                         "run") from error
-    return synset, header
+    return storage.read_synset(path, {kind.__name__: kind for kind in SETS.values()})
 
 
 def load_static(path, spec, spc):
     """Static memory (K * spc, C, H, W) for `--path_static`: a set of distill_DC.py, or another's `.pt` file (a dict
-    with the key "image"), read as plain tensors only. A file of another shape raises ValueError with both shapes."""
-    wanted = (spec.num_classes * spc, spec.channels, spec.size, spec.size)
+    with the key "image"). A file of another shape raises ValueError with both shapes."""
+    expected = (spec.num_classes * spc, spec.channels, spec.size, spec.size)
     if not Path(path).is_file():
         raise ValueError(f"there is no static memory at --path_static {path}: make one with distill_DC.py")
     if Path(path).suffix == ".safetensors":
         synset, header = load_synset(path)
-        if header["kind"] != "ImageSet":
+        if not isinstance(synset, ImageSet):
             raise ValueError(f"--path_static {path} holds a {header['kind']}: give an ImageSet of distill_DC.py")
         if header["classes"] != list(spec.classes):
             raise ValueError(f"--path_static {path} was made for other classes ({header['classes'][:3]} ...) than "
                              f"--dataset has ({list(spec.classes[:3])} ...)")
         images = synset.static.detach()
     else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:      # whatever the unpickler meets in a file that is no plain tensor file
-            raise ValueError(f"--path_static {path} is not a file of plain tensors ({error}): make a static memory "
-                             "with distill_DC.py") from error
-        images = content.get("image") if isinstance(content, dict) else None
-        if not torch.is_tensor(images):
-            raise ValueError(f'--path_static {path} has no tensor "image": a static memory is a dict with the key '
-                             '"image", (K * spc, 3, H, W)')
-        images = images.detach().float()
-    if tuple(images.shape) != wanted:
+        images = storage.read_static_pt(path)
+    if tuple(images.shape) != expected:
         raise ValueError(f"--path_static {path} holds images of shape {tuple(images.shape)}, but --dataset and --spc "
-                         f"{spc} need {wanted}: give the file made for this data set, size and --spc")
+                         f"{spc} need {expected}: give the file made for this data set, size and --spc")
     if not torch.isfinite(images).all():
         raise ValueError(f"--path_static {path} holds values that are not finite: make the static memory again")
     return images.contiguous()
+
+
+def _middle_frames(real):
+    """(K, n, T, C, H, W) -> (K, n, C, H, W); images stay as they are."""
+    return real[:, :, real.shape[2] // 2] if real.dim() == 6 else real

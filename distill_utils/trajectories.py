@@ -18,14 +18,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from distill_utils.files import locked, replacing, try_lock
-from distill_utils.run import FREE, generator
+from distill_utils.files import locked, remove, replacing, try_lock, unfinished
+from distill_utils.seeds import make_generator
 
 OWN, OTHERS = re.compile(r"expert_(\d+)\.safetensors"), re.compile(r"replay_buffer_(\d+)\.pt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 KEEP = ("needed", "all")
-# of the arguments of buffer.py those that may differ between the processes that fill a folder
-NO_SETTING = FREE | {"num_experts", "buffer_path"}
 WAIT = 1.0      # seconds between looks at what other processes are making
 
 
@@ -51,69 +49,69 @@ def snapshot(network):
                  for parameter in parameters(network).values())
 
 
-def epochs_to_keep(train_epochs, max_start_epoch, expert_epochs, save_interval=1, keep="needed"):
+def epochs_to_keep(train_epochs, max_start_epoch, expert_epochs, keep="needed"):
     """The epochs of an expert that are worth a snapshot, in order.
 
-    A start epoch s is a multiple of save_interval below max_start_epoch, and its target is s + expert_epochs. "needed":
-    those; "all": every multiple of save_interval up to train_epochs. ValueError where a target would not be there.
+    A start epoch s is below max_start_epoch, and its target is s + expert_epochs. "needed": those; "all": every one up
+    to train_epochs. ValueError where a target would not be there.
     """
     if keep not in KEEP:
         raise ValueError(f"unknown choice of epochs {keep!r}: choose one of {', '.join(KEEP)}")
-    if min(max_start_epoch, expert_epochs, save_interval) < 1:
-        raise ValueError(f"--max_start_epoch {max_start_epoch}, --expert_epochs {expert_epochs} and --save_interval "
-                         f"{save_interval} must be at least 1")
-    if expert_epochs % save_interval:
-        raise ValueError(f"--expert_epochs {expert_epochs} is no multiple of --save_interval {save_interval}, so no "
-                         f"target would be kept: give a --save_interval that divides {expert_epochs}")
-    starts = range(0, max_start_epoch, save_interval)
-    if starts[-1] + expert_epochs > train_epochs:
-        raise ValueError(f"--train_epochs {train_epochs} ends before epoch {starts[-1]} + {expert_epochs}, the last "
+    if min(max_start_epoch, expert_epochs) < 1:
+        raise ValueError(f"--max_start_epoch {max_start_epoch} and --expert_epochs {expert_epochs} must be at least 1")
+    last = max_start_epoch - 1
+    if last + expert_epochs > train_epochs:
+        raise ValueError(f"--train_epochs {train_epochs} ends before epoch {last} + {expert_epochs}, the last "
                          f"that --max_start_epoch {max_start_epoch} and --expert_epochs {expert_epochs} need: raise "
-                         f"--train_epochs to {starts[-1] + expert_epochs}, or lower one of them")
+                         f"--train_epochs to {last + expert_epochs}, or lower one of them")
     if keep == "all":
-        return list(range(0, train_epochs + 1, save_interval))
-    return sorted({*starts, *(start + expert_epochs for start in starts)})
+        return list(range(train_epochs + 1))
+    return sorted({epoch for start in range(max_start_epoch) for epoch in (start, start + expert_epochs)})
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
 
-def expert_path(folder, number):
-    return Path(folder) / f"expert_{number:04d}.safetensors"
+def expert_folder(buffer_path, dataset, model):
+    """The folder of the experts of a data set and a network, below --buffer_path."""
+    return Path(buffer_path) / Path(dataset).name / model
 
 
-def save_expert(folder, number, network, snapshots, settings, dtype="float32", **header):
+def holds_experts(folder):
+    """Whether files of experts, ours or another program's, lie in a folder itself."""
+    return bool(_numbered(folder, OWN) or _numbered(folder, OTHERS))
+
+
+def expert_path(folder, index):
+    return Path(folder) / f"expert_{index:04d}.safetensors"
+
+
+def save_expert(folder, index, network, snapshots, settings, dtype="float32", **header):
     """Writes one expert: the whole file or nothing. snapshots: {epoch: what `snapshot(network)` gave}.
 
-    settings: what `check_settings` was given, with the save_interval of `epochs_to_keep` if it is not 1; more header
-    entries (accuracies by epoch) as keywords. Values that are not finite raise ValueError, a full disk OSError; the
-    experts that are there stay as they are.
+    settings: what `check_settings` was given; more header entries (accuracies by epoch) as keywords. Values that are
+    not finite raise ValueError, a full disk OSError; the experts that are there stay as they are.
     """
-    path = expert_path(folder, number)
+    path = expert_path(folder, index)
     names = list(parameters(network))
     tensors = {}
     for epoch, values in snapshots.items():
         for name, value in zip(names, values, strict=True):
             value = tensors[f"{epoch}/{name}"] = value.to(DTYPES[dtype])
             if not torch.isfinite(value).all():
-                raise ValueError(f"{name} of expert {number} is not finite after epoch {epoch}, so {path} was not "
+                raise ValueError(f"{name} of expert {index} is not finite after epoch {epoch}, so {path} was not "
                                  "written: give a lower learning rate, and another --buffer_path")
-    header = {"kind": "expert", "number": number, "epochs": sorted(snapshots), "parameters": names, "dtype": dtype,
-              "settings": _settings(settings), **header}
+    header = {"kind": "expert", "number": index, "epochs": sorted(snapshots), "parameters": names, "dtype": dtype,
+              "settings": settings, **header}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
-
-
-def _settings(settings):
-    """Those that all experts of a folder share, as JSON gives them back."""
-    return {key: value for key, value in json.loads(json.dumps(settings)).items() if key not in NO_SETTING}
 
 
 def check_settings(folder, settings):
     """Makes a buffer folder for experts of these settings (a dict that JSON can hold), remembered in `buffer.json`.
 
-    A folder made with others raises ValueError that names the first difference. NO_SETTING lists what may differ.
+    A folder made with others raises ValueError that names the first difference.
     """
-    folder, now = Path(folder), _settings(settings)
+    folder, settings = Path(folder), json.loads(json.dumps(settings))
     folder.mkdir(parents=True, exist_ok=True)
     if _numbered(folder, OTHERS):
         raise ValueError(f"{folder} holds the replay_buffer files of another program: choose another --buffer_path")
@@ -122,37 +120,31 @@ def check_settings(folder, settings):
         experts = _numbered(folder, OWN)
         if path.is_file():
             try:
-                then = dict(json.loads(path.read_text(encoding="utf-8")))
+                saved = dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise ValueError(f"{path} cannot be read ({error}): remove it, and the experts beside it will say how "
                                  "they were made") from error
         else:
-            then = _read(experts[0], _OwnFile, lambda file: file.settings) if experts else now
-        if "precision" in now:
-            then = {"precision": "fp32", **then}        # all there was before the flag
-        _compare(f"{folder} holds experts of", then, now, sorted(then.keys() | now.keys()))
-        _remove(folder.glob(".buffer.json.tmp-*"))
+            saved = _read(experts[0], _OwnFile, lambda file: file.settings) if experts else settings
+        if "precision" in settings:
+            saved = {"precision": "fp32", **saved}        # all there was before the flag
+        _compare(f"{folder} holds experts of", saved, settings, sorted(saved.keys() | settings.keys()))
+        remove(*unfinished(folder, path.name))
         if not path.is_file():
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _compare(where, then, now, keys):
+def _compare(where, saved, current, keys):
     """ValueError that names the first of the keys whose value differs."""
     for key in keys:
-        if then.get(key) != now.get(key):
-            raise ValueError(f"{where} another run: --{key} was {then.get(key)!r} and is now {now.get(key)!r}: give "
-                             "the same, or choose another --buffer_path")
-
-
-def _remove(files):
-    """Of writers that were killed; the caller holds the lock without which nobody writes such files."""
-    for file in files:
-        file.unlink(missing_ok=True)
+        if saved.get(key) != current.get(key):
+            raise ValueError(f"{where} another run: --{key} was {saved.get(key)!r} and is now {current.get(key)!r}: "
+                             "give the same, or choose another --buffer_path")
 
 
 def missing_experts(folder, num_experts):
-    """Yields the number of the next expert that nobody has made or is making, until all of them are there.
+    """Yields the index of the next expert that nobody has made or is making, until all of them are there.
 
     It stays claimed until the next is asked for; by then the caller has called `save_expert`. Any number of processes
     may fill one folder, each expert is made once. The system frees the claim of a process that dies, and another one
@@ -161,10 +153,10 @@ def missing_experts(folder, num_experts):
     """
     folder, told = Path(folder), False
     folder.mkdir(parents=True, exist_ok=True)
-    while missing := [n for n in range(num_experts) if not expert_path(folder, n).is_file()]:
+    while missing := [i for i in range(num_experts) if not expert_path(folder, i).is_file()]:
         all_claimed = True
-        for number in missing:
-            path = expert_path(folder, number)
+        for index in missing:
+            path = expert_path(folder, index)
             claim = folder / f".{path.stem}.lock"
             lock = try_lock(claim)
             if lock is None:
@@ -172,11 +164,11 @@ def missing_experts(folder, num_experts):
             with lock:
                 all_claimed = False
                 if not path.is_file():      # or it was finished before we came to the lock
-                    _remove(folder.glob(f".{path.name}.tmp-*"))
-                    yield number
+                    remove(*unfinished(folder, path.name))
+                    yield index
                     if not path.is_file():
-                        raise RuntimeError(f"expert {number} was asked for and not saved in {folder}")
-                claim.unlink(missing_ok=True)       # whoever locks what was removed finds the expert made
+                        raise RuntimeError(f"expert {index} was asked for and not saved in {folder}")
+                remove(claim)       # whoever locks what was removed finds the expert made
         if all_claimed:
             if not told:
                 print(f"waiting for experts that other processes are making in {folder}: {_ranges(missing)}",
@@ -195,10 +187,10 @@ class _OwnFile:
         self.file = safe_open(path, framework="pt")
         self.header = self.file.metadata()["header"]
         header = json.loads(self.header)
-        self.kept, self.names, self.settings = header["epochs"], header["parameters"], dict(header["settings"])
+        self.saved, self.names, self.settings = header["epochs"], header["parameters"], dict(header["settings"])
 
     def epochs(self, expert):
-        return self.kept
+        return self.saved
 
     def shapes(self, expert, epoch):
         return [(name, tuple(self.file.get_slice(f"{epoch}/{name}").get_shape())) for name in self.names]
@@ -274,18 +266,18 @@ class Experts:
     """
 
     def __init__(self, folder, network, max_start_epoch, expert_epochs, **expected):
-        self.folder, self.expert_epochs = Path(folder), expert_epochs
+        self.folder, self.max_start_epoch, self.expert_epochs = Path(folder), max_start_epoch, expert_epochs
         self.shapes = [(name, tuple(value.shape)) for name, value in parameters(network).items()]
         own, others = _numbered(folder, OWN), _numbered(folder, OTHERS)
         if own and others:
             raise ValueError(f"{folder} holds both {own[0].name} and {others[0].name}: keep them in two folders, and "
                              "give one of them as --buffer_path")
         self.own, self.kind = bool(own), _OwnFile if own else _OthersFile
-        self.counts, self.starts = {}, {}       # file -> how many experts are in it, and their start epochs
+        self.counts = {}                        # file -> how many experts are in it
         self.digests = {}                       # file -> digest of what tells it from another of its name
-        self.order = self.held = (None, None)    # of what, and the permutation; the file in use
+        self.order = self.opened = (None, None)     # of what, and the permutation; the file in use
         for path in own or others:
-            self._admit(path, max_start_epoch, json.loads(json.dumps(expected)))
+            self._admit(path, json.loads(json.dumps(expected)))
         if not len(self):
             raise ValueError(f"there are no experts in {folder}: make them with buffer.py, or give as --buffer_path "
                              "the very folder of expert_0000.safetensors, ... or replay_buffer_0.pt, ...")
@@ -293,36 +285,35 @@ class Experts:
     def __len__(self):
         return sum(self.counts.values())
 
-    def draw(self, seed, number):
-        """Segment number `number` (0, 1, ...) of a run, which depends on (seed, number) and nothing else.
+    def sample(self, seed, index):
+        """Segment `index` (0, 1, ...) of a run, which depends on (seed, index) and nothing else.
 
-        Every expert has its turn before any comes again: permutation number // len(self), file by file, so that a file
+        Every expert has its turn before any comes again: permutation index // len(self), file by file, so that a file
         that cannot be memory-mapped is read once a round. The start epoch is drawn uniformly.
         """
-        round_, turn = divmod(number, len(self))
+        round_, turn = divmod(index, len(self))
         if self.order[0] != (seed, round_):
-            self.order = (seed, round_), self._permutation(generator(seed, "experts", round_))
+            self.order = (seed, round_), self._permutation(make_generator(seed, "experts", round_))
         name, expert = self.order[1][turn]
-        starts = self.starts[name]
-        epoch = starts[torch.randint(len(starts), (), generator=generator(seed, "start epoch", number))]
+        epoch = int(torch.randint(self.max_start_epoch, (), generator=make_generator(seed, "start epoch", index)))
         start, target = _read(self.folder / name, self._open, lambda file: [
-            tuple(value.detach().to(torch.float32, copy=True) for value in file.read(expert, kept))
-            for kept in (epoch, epoch + self.expert_epochs)])
+            tuple(value.detach().to(torch.float32, copy=True) for value in file.read(expert, saved))
+            for saved in (epoch, epoch + self.expert_epochs)])
         label = name if self.kind is _OwnFile else f"{name}[{expert}]"
         self._check_values(label, epoch, start, target)
         return Segment(start, target, label, epoch)
 
-    def _permutation(self, draw):
+    def _permutation(self, generator):
         files = list(self.counts)
-        return [(files[i], expert) for i in torch.randperm(len(files), generator=draw).tolist()
-                for expert in torch.randperm(self.counts[files[i]], generator=draw).tolist()]
+        return [(files[i], expert) for i in torch.randperm(len(files), generator=generator).tolist()
+                for expert in torch.randperm(self.counts[files[i]], generator=generator).tolist()]
 
     def _open(self, path):
         """The file, kept open until another one is: no two are in memory at a time."""
-        if self.held[0] != path:
-            self.held = (None, None)
-            self.held = (path, self.kind(path))
-        return self.held[1]
+        if self.opened[0] != path:
+            self.opened = (None, None)
+            self.opened = (path, self.kind(path))
+        return self.opened[1]
 
     def _check_values(self, label, epoch, start, target):
         for at, values in ((epoch, start), (epoch + self.expert_epochs, target)):
@@ -341,14 +332,14 @@ class Experts:
 
     def load_state_dict(self, state):
         """A resumed run draws from the experts it began with, whatever was added to the folder since."""
-        now = self.state_dict()
-        for name, then in state.items():
-            if now.get(name) != then:
+        current = self.state_dict()
+        for name, saved in state.items():
+            if current.get(name) != saved:
                 raise ValueError(f"{self.folder}/{name} is not what it was when this run began: give the --buffer_path "
                                  "it began with, or start anew with another --name")
         self.counts, self.order = {name: count for name, (count, _) in state.items()}, (None, None)
 
-    def _admit(self, path, max_start_epoch, expected):
+    def _admit(self, path, expected):
         """Takes in a file whose settings, shapes and epochs fit. Only its shapes are read."""
         def describe(file):
             return file.settings, [{epoch: file.shapes(expert, epoch) for epoch in file.epochs(expert)}
@@ -357,18 +348,18 @@ class Experts:
         settings, experts = _read(path, self.kind, describe)
         if settings:
             _compare(f"{path} is of", settings, expected, expected)
-        starts = range(0, max_start_epoch, settings.get("save_interval", 1))
-        for number, expert in enumerate(experts):
+        for index, expert in enumerate(experts):
             for shapes in expert.values():
                 self._compare_shapes(path, shapes, settings)
-            lacking = [start for start in starts if start not in expert or start + self.expert_epochs not in expert]
+            lacking = [start for start in range(self.max_start_epoch)
+                       if start not in expert or start + self.expert_epochs not in expert]
             if lacking:
                 lower = f"lower --max_start_epoch to at most {lacking[0]}" if lacking[0] else "lower --expert_epochs"
-                raise ValueError(f"{path} keeps the epochs {_ranges(expert)} of its expert {number}, but "
-                                 f"--max_start_epoch {max_start_epoch} --expert_epochs {self.expert_epochs} would "
+                raise ValueError(f"{path} keeps the epochs {_ranges(expert)} of its expert {index}, but "
+                                 f"--max_start_epoch {self.max_start_epoch} --expert_epochs {self.expert_epochs} would "
                                  f"start at {_ranges(lacking)} too, and end {self.expert_epochs} later: {lower}, or "
                                  "make experts with these flags in another --buffer_path")
-        self.counts[path.name], self.starts[path.name] = len(experts), starts
+        self.counts[path.name] = len(experts)
         told = _read(path, self.kind, lambda file: file.header) if self.own else ""
         self.digests[path.name] = hashlib.sha256(f"{path.stat().st_size} {told}".encode()).hexdigest()
 

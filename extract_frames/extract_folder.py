@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from distill_utils.args import cli, positive
 from distill_utils.dataset import read_csv
 from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
 from distill_utils.files import replacing
-from distill_utils.run import cli, positive
 
 
 def sort_videos(videos, source, test_every):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from distill_utils.args import cli, positive
 from distill_utils.dataset import DATASETS
 from distill_utils.extract import Settings, extract_all, extract_parser, find_videos
-from distill_utils.run import cli, positive
 
 CLIP = re.compile(r"([\w-]{11})_(\d+)_(\d+)", re.ASCII)
 FOLDERS = ("train", "val", "test", "replacement")

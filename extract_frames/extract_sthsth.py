@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from distill_utils.args import cli
 from distill_utils.extract import extract_table
-from distill_utils.run import cli
 
 
 def main():

@@ -2,19 +2,19 @@
 
     python extract_frames/make_motiondigits.py --data_path distill_utils/data --seed 0
 """
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill_utils import motiondigits
-from distill_utils.run import cli, not_negative
+from distill_utils.args import Parser, cli, not_negative
+from distill_utils.dataset import DATA
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", default=str(Path(motiondigits.__file__).parent / "data"))
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", default=str(DATA), help="folder of the data sets")
     parser.add_argument("--seed", type=not_negative, default=0)
     args = parser.parse_args()
     folder = Path(args.data_path) / "MotionDigits"

@@ -46,6 +46,34 @@ def digit_data(digits):
     return get_dataset("MotionDigits", digits)
 
 
+@pytest.fixture
+def parse(monkeypatch):
+    """parse(module, words) -> the arguments that a script makes of a command line, before it does anything."""
+    from distill_utils.args import Parser
+    parse_args = Parser.parse_args
+
+    class Parsed(BaseException):
+        pass
+
+    def stop(self, *args, **kwargs):
+        raise Parsed(parse_args(self, *args, **kwargs))
+
+    def call(module, words):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        with monkeypatch.context() as patch:
+            patch.setattr(Parser, "parse_args", stop)
+            with pytest.raises(Parsed) as parsed:
+                module.main()
+        return parsed.value.args[0]
+
+    return call
+
+
+def uint8(clips, indices, generator=None, segment=(0, 1)):
+    """Samples as the cache holds them."""
+    return clips.read(*clips.sample_frames(indices, generator, segment))
+
+
 def run_script(script, *args, cwd=None, check=True, **kwargs):
     """A script as a user runs it, in a process of its own; on the CPU unless it is given --device cuda."""
     hidden = {} if "cuda" in args else {"CUDA_VISIBLE_DEVICES": ""}

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from conftest import EXPERTS, NET, ROOT, run_script
+from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.trajectories import Experts
 from networks import lookup
 from utils import get_dataset, get_spec
@@ -52,19 +53,18 @@ def test_snapshots_are_those_of_one_training_and_experts_differ(few_experts):
 
 def test_an_expert_is_what_training_on_the_real_clips_gives(few_digits, tmp_path):
     """With the momentum, decay and seeds of evaluate_synset's training the last snapshot is that network's."""
-    from distill_utils.run import derive_seed, generator, seeded
     from utils import PROTOCOLS, get_network, make_step, train_batches, train_epoch
     flags = "--num_experts", 1, "--mom", 0.9, "--l2", 5e-4, "--precision", "fp32"
     run_script("buffer.py", *command(few_digits, tmp_path, *flags))
     data = get_dataset("MotionDigits", few_digits)
-    draw = generator(0, "expert", 0)
+    draw = make_generator(0, "expert", 0)
     with seeded(derive_seed(0, "expert", 0)):
         network = get_network(NET, data.spec)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for _ in range(2):
             train_epoch(network, train_batches(data.train, 8, draw, "cpu", PROTOCOLS["standard"].evaluation),
                         make_step(network, optimizer))
-    segment = Experts(folder(tmp_path), lookup(NET)(data.spec), 1, 2).draw(0, 0)
+    segment = Experts(folder(tmp_path), lookup(NET)(data.spec), 1, 2).sample(0, 0)
     for parameter, kept in zip(network.parameters(), segment.target, strict=True):
         torch.testing.assert_close(parameter.detach(), kept)
 

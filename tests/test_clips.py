@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import uint8
 from distill_utils import clips as module
 from distill_utils.clips import ClassSampler, Clips, cached_frames, decode, normalise
 from distill_utils.dataset import DataError, FrameFolder
@@ -111,7 +112,7 @@ def test_decoded_once_and_shared(tree, monkeypatch):
         assert again.frames.filename == first.frames.filename and (again.frames == first.frames).all()
     preloaded = load(tree, preload=True)
     assert type(preloaded.frames) is np.ndarray and preloaded.frames.dtype == np.uint8
-    assert preloaded.fetch([0, 4], generator()).equal(first.fetch([0, 4], generator()))
+    assert uint8(preloaded, [0, 4], generator()).equal(uint8(first, [0, 4], generator()))
     assert len(caches(tree)) == 1 and first.frames.shape == (6 * 5, 3, 8, 8)
     assert first.frames[:, 2, 0, 0].tolist() == [list(CLIPS).index(name) for name in first.names for _ in range(5)]
 
@@ -155,7 +156,7 @@ def test_rebuilt_when_the_data_change(tree, change):
 def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change):
     load(tree)
     other = load(tree, replace(SPEC, **change))
-    assert other.fetch([0]).shape == (1, *replace(SPEC, **change).shape) and len(caches(tree)) == 2
+    assert uint8(other, [0]).shape == (1, *replace(SPEC, **change).shape) and len(caches(tree)) == 2
     monkeypatch.setattr(module, "decode", no_decoding)
     load(tree), load(tree, replace(SPEC, **change))
 
@@ -192,7 +193,7 @@ def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):
         patch.setattr(module, "decode", slow)
         killed_at(tree / "marker", load, tree)
     left = caches(tree)
-    assert len(left) == 1 and left[0].endswith(".tmp")
+    assert len(left) == 1 and ".npy.tmp-" in left[0]
     (tree / "Set" / "img" / "Up_train_0" / "frame4.png").touch()     # the next build has another digest
     assert (load(tree).frames == load(tree, cache="alone").frames).all()
     assert len(caches(tree)) == 1 and caches(tree)[0].endswith(".npy")
@@ -231,7 +232,7 @@ def many(tmp_path_factory):
 
 def test_the_test_view_is_the_exact_centre_clip(many):
     clips, lengths = many
-    numbers, columns, blue = frames_of(clips.fetch(range(7)))
+    numbers, columns, blue = frames_of(uint8(clips, range(7)))
     assert numbers.tolist() == [centre_clip(length, 16, 4)[0] for length in lengths]
     assert (columns == torch.arange(8)).all() and (blue == torch.arange(7)[:, None]).all()
 
@@ -248,7 +249,7 @@ def test_nothing_random_at_test_and_nothing_global_in_training(many, view):
     torch.manual_seed(1)
     first, state = clips.get(range(7)), torch.get_rng_state()
     trained = clips.get(range(7), generator(5))
-    ClassSampler(clips).draw([0, 1], 3, generator()), clips.start(2, generator())
+    ClassSampler(clips).sample([0, 1], 3, generator()), clips.random_clips(2, generator())
     assert torch.get_rng_state().equal(state)
     torch.manual_seed(2)
     assert clips.get(range(7)).equal(first) and clips.get(range(7), generator(5)).equal(trained)
@@ -260,7 +261,7 @@ def test_nothing_random_at_test_and_nothing_global_in_training(many, view):
 def test_start_and_flip_are_one_draw_for_all_frames(many):
     draw, seen = generator(), set()
     for _ in range(60):
-        numbers, columns, blue = frames_of(many[0].fetch([6, 5, 4], draw))
+        numbers, columns, blue = frames_of(uint8(many[0], [6, 5, 4], draw))
         steps = numbers.long().diff(dim=1)
         assert (steps == torch.tensor([4, 2, 1])[:, None]).all() and (blue == torch.tensor([6, 5, 4])[:, None]).all()
         flipped = columns[:, 0, 0] == 7
@@ -275,15 +276,15 @@ def test_start_and_flip_are_one_draw_for_all_frames(many):
 def test_single_and_static_frames_from_their_segment(many):
     for segment, numbers in (((0, 1), range(3, 100, 4)), ((0, 2), range(3, 48, 4)), ((2, 3), range(67, 100, 4))):
         single, static = (load_view(many[0], view) for view in ("single", "static"))
-        drawn = frames_of(single.fetch([6] * 300, generator(), segment))[0]
+        drawn = frames_of(uint8(single, [6] * 300, generator(), segment))[0]
         assert set(drawn.tolist()) == set(numbers)
-        assert static.fetch([6] * 300, generator(), segment).equal(
-            single.fetch([6] * 300, generator(), segment)[:, None].expand(-1, 16, -1, -1, -1))
-        assert single.fetch([6], segment=segment).shape == (1, 3, 8, 8)
+        assert uint8(static, [6] * 300, generator(), segment).equal(
+            uint8(single, [6] * 300, generator(), segment)[:, None].expand(-1, 16, -1, -1, -1))
+        assert uint8(single, [6], segment=segment).shape == (1, 3, 8, 8)
 
 
 def test_normalise_against_the_formula(many):
-    clip = many[0].fetch([6])
+    clip = uint8(many[0], [6])
     floats = normalise(clip, SPEC)
     for channel in range(3):
         wanted = (clip[:, :, channel].double() / 255 - SPEC.mean[channel]) / SPEC.std[channel]
@@ -302,7 +303,7 @@ def test_draws_by_class_without_repeats(tree, n):
     clips = load(tree)
     classes = [2, 0, 1]
     for seed in range(10):
-        drawn = ClassSampler(clips).draw(classes, n, generator(seed))
+        drawn = ClassSampler(clips).sample(classes, n, generator(seed))
         assert drawn.shape == (3, n, *SPEC.shape)
         numbers = clip_numbers(drawn)
         assert (numbers == numbers[:, :, :1]).all()
@@ -311,25 +312,25 @@ def test_draws_by_class_without_repeats(tree, n):
             assert [SPEC.classes[k].lower()] * n == [CLIPS[name][0].lower() for name in names]
             times = [names.count(name) for name in clips.names if CLIPS[name][0].lower() == SPEC.classes[k].lower()]
             assert sum(times) == n and max(times) - min(times) <= 1
-    started = clips.start(2, generator())
+    started = clips.random_clips(2, generator())
     assert started.shape == (3, 2, *SPEC.shape)
     for k in range(3):      # two clips a class: both, in the test view
         members = [i for i in range(6) if clips.labels[i] == k]
         assert any(started[k].equal(clips.get(order)) for order in (members, members[::-1]))
     with pytest.raises(ValueError, match="cannot take 3 clips of each class: Up has 2: lower --ipc"):
-        clips.start(3, generator())
+        clips.random_clips(3, generator())
 
 
 def test_how_classes_are_cut_into_calls_changes_nothing(tree):
     sampler = ClassSampler(load(tree))
-    together, draw = sampler.draw([0, 1, 2], 5, generator()), generator()
-    assert torch.cat([sampler.draw([0, 1], 5, draw), sampler.draw([2], 5, draw)]).equal(together)
-    assert not sampler.draw([0, 1, 2], 5, draw).equal(together)
+    together, draw = sampler.sample([0, 1, 2], 5, generator()), generator()
+    assert torch.cat([sampler.sample([0, 1], 5, draw), sampler.sample([2], 5, draw)]).equal(together)
+    assert not sampler.sample([0, 1, 2], 5, draw).equal(together)
 
 
 def test_only_the_drawn_clips_become_floats(digit_data, monkeypatch):
     sizes = []
     monkeypatch.setattr(module, "normalise", lambda clips, spec: sizes.append(clips.numel()) or normalise(clips, spec))
-    ClassSampler(digit_data.train).draw([3, 7], 5, generator())
+    ClassSampler(digit_data.train).sample([3, 7], 5, generator())
     assert sum(sizes) == 2 * 5 * 8 * 3 * 32 * 32
     assert isinstance(digit_data.train.frames, np.memmap)

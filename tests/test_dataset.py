@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import uint8
 from distill_utils.dataset import (
     DATASETS,
     DataError,
@@ -158,7 +159,7 @@ def test_mini_ucf_split_from_the_folder_names(ucf, tmp_path, name, shape, capsys
     for clips, group in ((data.train, "g08"), (data.test, "g07")):
         assert clips.names == sorted(f"v_{label}_{group}_c01" for label in classes)
         for draw in (None, generator()):
-            samples = clips.fetch(range(50), draw)
+            samples = uint8(clips, range(50), draw)
             assert samples.shape == (50, *shape)
             blue = samples.flatten(1)[:, -1]       # the number of the class in UCF101's table
             assert [classes[label] for label in clips.labels] == [table[number] for number in blue]
@@ -232,7 +233,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
      "1 of 3 classes have no test clip, .*'Down'.*add their clips"),
     ("folder_name,label,split", [*ROWS, ("nowhere", "Up", "train")], r"1 of 7 train .* no folder.*\['nowhere'\]"),
     *(("folder_name,label,split", [*ROWS, (name, "Up", "train")], f"{name!r} is not the name of a folder")
-      for name in ("../x", "..", ".", "a/b", "/etc", "Up_train_0/", "")),
+      for name in ("../x", "..", ".", "a/b/c", "a/..", "/etc", "Up_train_0/", "")),
     ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "None is not the name of a folder"),
 ])
 def test_a_split_file_that_is_wrong(tree, header, rows, message):

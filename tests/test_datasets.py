@@ -17,10 +17,10 @@ from PIL import Image
 from torchvision import datasets as torchvision_sets
 from torchvision.models.video import R3D_18_Weights
 
-from conftest import NET, ROOT
+from conftest import NET, ROOT, uint8
 from distill_utils import check, clips, images
-from distill_utils.dataset import DATASETS, DataError, FrameFolder, choose_fold, get_spec, own_spec, read_split
-from distill_utils.run import cli
+from distill_utils.args import cli
+from distill_utils.dataset import DATASETS, DataError, FrameFolder, get_spec, own_spec, read_split
 from utils import get_dataset
 
 HMDB_NAMES = ["Geena_und_die_Radschl_ge___;-)_cartwheel_f_cm_np1_ri_med_0", "UPDATED!!!!_[_NEW_]_f_0",
@@ -108,7 +108,7 @@ def ucf(tmp_path_factory):
 @pytest.mark.parametrize("name", ["UCF101", "miniUCF101"])
 @pytest.mark.parametrize("fold, groups", [(1, range(1, 8)), (2, range(8, 15)), (3, range(15, 22))])
 def test_ucf_groups(ucf, name, fold, groups):
-    spec = choose_fold(get_spec(name), fold)
+    spec = get_spec(name, fold=fold)
     rows = rows_of(spec, ucf)
     assert len(rows) == 25 * spec.num_classes
     for clip, (label, split) in rows.items():
@@ -127,10 +127,10 @@ def test_ucf_official_lists_go_before_the_groups(ucf):
             rows = rows_of(get_spec(name), ucf)
             assert len(rows) == count and all((split == "test") == ("_g20_" in clip) and f"v_{label}_" in clip
                                               for clip, (label, split) in rows.items())
-        assert len(rows_of(choose_fold(get_spec("UCF101"), 2), ucf)) == 25 * 101     # its lists are not there
+        assert len(rows_of(get_spec("UCF101", fold=2), ucf)) == 25 * 101     # its lists are not there
         (folder / "trainlist02.txt").write_text("YoYo/v_YoYo_g20_c01.avi 1\n")
         with pytest.raises(DataError, match="one of the official lists of split 2, but no testlist02.txt"):
-            read_split(choose_fold(get_spec("UCF101"), 2), ucf)
+            read_split(get_spec("UCF101", fold=2), ucf)
         (folder / "testlist01.txt").write_text("v_YoYo_g20_c01.avi\n")
         with pytest.raises(DataError, match="testlist01.txt: 'v_YoYo_g20_c01.avi' is not <class>/<video>"):
             read_split(get_spec("UCF101"), ucf)
@@ -142,16 +142,16 @@ def test_ucf_official_lists_go_before_the_groups(ucf):
 
 def test_only_three_official_splits(tmp_path, monkeypatch, capsys):
     for name in ("MotionDigits", "Kinetics400", "SSv2", "MNIST"):
-        with pytest.raises(ValueError, match="--split 2: only UCF101, miniUCF101 and HMDB51"):
-            choose_fold(get_spec(name), 2)
+        with pytest.raises(ValueError, match="--split 2: only UCF101, miniUCF101, UCF50, HMDB51 have"):
+            get_spec(name, fold=2)
     for script in ("distill_DM.py", "buffer.py", "distill_DC.py"):      # before any work is done
         with pytest.raises(SystemExit):
             run_main(script, "--split", 2, "--save_path" if script != "buffer.py" else "--buffer_path", tmp_path,
                      monkeypatch=monkeypatch, capsys=capsys)
         assert "--split 2: only UCF101" in capsys.readouterr().err and not list(tmp_path.iterdir())
-    assert choose_fold(get_spec("miniUCF101"), 3).split == "ucf50_splits3.csv"
-    assert choose_fold(get_spec("HMDB51"), 2).split == "hmdb51_splits2.csv"
-    assert choose_fold(get_spec("HMDB51"), 1) == choose_fold(get_spec("HMDB51"), None) == get_spec("HMDB51")
+    assert get_spec("miniUCF101", fold=3).split == "ucf50_splits3.csv"
+    assert get_spec("HMDB51", fold=2).split == "hmdb51_splits2.csv"
+    assert get_spec("HMDB51", fold=1) == get_spec("HMDB51", fold=None) == get_spec("HMDB51")
 
 
 # ---- HMDB51 ---------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_hmdb_flags(hmdb):
     for train, splits_of in wanted.items():
         assert rows_of(spec, hmdb, train=train) == {
             f"{label}_{HMDB_NAMES[i]}": (label, split) for label in spec.classes for i, split in splits_of.items()}
-    assert rows_of(choose_fold(spec, 2), hmdb) == {
+    assert rows_of(get_spec("HMDB51", fold=2), hmdb) == {
         f"{label}_{HMDB_NAMES[i]}": (label, split) for label in spec.classes
         for i, split in {0: "test", 1: "train", 3: "train"}.items()}
 
@@ -224,7 +224,7 @@ def test_the_split_command_and_what_is_read_afterwards(hmdb, monkeypatch, capsys
 def test_hmdb_clips_views_and_caches(hmdb, tmp_path, capsys):
     for name, shape in (("HMDB51", (16, 3, 8, 8)), ("singleHMDB51", (3, 8, 8)), ("staticHMDB51", (16, 3, 8, 8))):
         data = get_dataset(name, hmdb, tmp_path, im_size=8)
-        assert (len(data.train), len(data.test)) == (102, 51) and data.test.fetch([0, 5]).shape == (2, *shape)
+        assert (len(data.train), len(data.test)) == (102, 51) and uint8(data.test, [0, 5]).shape == (2, *shape)
         assert "official split has 3570 and 1530" in capsys.readouterr().err
     assert [data.spec.classes[k] for k in data.test.labels] == [re.sub("_#437.*", "", name) for name in data.test.names]
     assert len(get_dataset("HMDB51", hmdb, tmp_path, im_size=8, split=2).test) == 51
@@ -273,8 +273,8 @@ def test_kinetics_names_labels_and_replacements(kinetics, tmp_path):
     assert at[first] == at[second] == "replacement" and at[third] == "train"
     assert len(folder.names) == 400 and sorted(folder.labels) == list(range(400))
     data = get_dataset("Kinetics400", kinetics, tmp_path / "cache", frames=2, im_size=8)
-    assert data.train.fetch([folder.names.index(second)])[0, :, 0].min() > 150
-    assert data.train.fetch([folder.names.index(third)])[0, :, 0].max() < 150
+    assert uint8(data.train, [folder.names.index(second)])[0, :, 0].min() > 150
+    assert uint8(data.train, [folder.names.index(third)])[0, :, 0].max() < 150
 
 
 def test_kinetics_clips_of_another_length_are_named(kinetics):
@@ -362,7 +362,7 @@ def test_ssv2_is_never_flipped_as_its_classes_tell_left_from_right(tmp_path):
     for number in (3, 12, 21):
         Image.fromarray(wedge).save(tmp_path / "SSv2" / "frame" / "0" / f"{number:010d}.jpg")
     train = get_dataset("SSv2", tmp_path, frames=3, im_size=8).train
-    clips = train.fetch([train.names.index("0")] * 40, torch.Generator().manual_seed(0))
+    clips = uint8(train, [train.names.index("0")] * 40, torch.Generator().manual_seed(0))
     assert (clips[..., :3] > 200).all() and (clips[..., 5:] < 50).all()
 
 
@@ -399,16 +399,16 @@ def test_own_folder(tmp_path, below, name):
     data = get_dataset(str(write_own(tmp_path / "mine", below, name=name)), tmp_path / "data", frames=4, im_size=14)
     assert data.spec.classes == ("a run", "jump") and (len(data.train), len(data.test)) == (8, 2)
     assert data.test.names == ["a run 4", "jump 4"] and data.test.labels.tolist() == [0, 1]
-    assert data.test.fetch([0]).shape == (1, 4, 3, 14, 14)
+    assert uint8(data.test, [0]).shape == (1, 4, 3, 14, 14)
     assert get_spec(str(tmp_path / "mine")).shape == (16, 3, 112, 112)
 
 
 def test_one_crop_for_all_frames_of_a_clip(tmp_path):
     data = get_dataset(str(write_own(tmp_path / "mine")), tmp_path, frames=4, im_size=14)
-    clips = data.train.fetch(range(8), torch.Generator().manual_seed(0))[:, :, 0].int()     # red: the column
+    clips = uint8(data.train, range(8), torch.Generator().manual_seed(0))[:, :, 0].int()     # red: the column
     assert (clips - clips[:, :1]).abs().max() <= 1
     columns = np.asarray(Image.fromarray(np.tile(np.linspace(0, 255, 24).astype(np.uint8), (18, 1))).resize((20, 15)))
-    centre = data.test.fetch([0])[0, 0, 0]
+    centre = uint8(data.test, [0])[0, 0, 0]
     assert abs(centre[0].numpy().astype(int) - columns[0, 3:17]).max() <= 2
 
 
@@ -518,10 +518,10 @@ def test_image_sets_through_torchvision(tmp_path, monkeypatch, name, capsys):
     for part in (data.train, data.test):
         assert part.labels.tolist() == labels.tolist()
         for draw in (None, torch.Generator().manual_seed(0)):      # never flipped
-            assert (part.fetch(range(len(part)), draw).numpy() == pixels).all()
+            assert (uint8(part, range(len(part)), draw).numpy() == pixels).all()
     assert data.train.get([1]).shape == (1, *data.spec.shape) and data.train.get([1]).dtype == torch.float32
     assert "official split has" in capsys.readouterr().err
-    assert get_dataset(name, tmp_path, im_size=16).test.fetch([0]).shape == (1, data.spec.channels, 16, 16)
+    assert uint8(get_dataset(name, tmp_path, im_size=16).test, [0]).shape == (1, data.spec.channels, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["MNIST", "SVHN", "CIFAR10"])
@@ -552,10 +552,10 @@ def test_image_sets_in_class_folders(tmp_path, name, tiny):
             f"val_{k}.JPEG\t{label}\t0\t0\t62\t62\n" for k, label in enumerate(classes)))
     data = get_dataset(name, tmp_path, im_size=8)
     assert data.train.labels.tolist() == list(range(spec.num_classes)) and len(data.test) == spec.num_classes
-    light = data.train.fetch(range(spec.num_classes))[:, 0].flatten(1).float().mean(1)
+    light = uint8(data.train, range(spec.num_classes))[:, 0].flatten(1).float().mean(1)
     assert light.argmax() == spec.num_classes - 1
     if tiny:
-        assert data.test.labels[data.test.fetch(range(200))[:, 0].flatten(1).float().mean(1).argmax()] == 5
+        assert data.test.labels[uint8(data.test, range(200))[:, 0].flatten(1).float().mean(1).argmax()] == 5
     os.rename(root / "train" / classes[0], root / "train" / "aside")
     with pytest.raises(DataError, match=f"train has {spec.num_classes - 1} class folders .*has {spec.num_classes}"):
         images.read(spec, tmp_path, "train", tmp_path)

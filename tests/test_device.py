@@ -21,8 +21,11 @@ import distill_s2d_MTT
 import utils
 from conftest import NET, run_script
 from distill_utils.augment import parse
+from distill_utils.bank import Bank
 from distill_utils.clips import ClassSampler, Clips
-from distill_utils.run import Run, generator, set_kernels
+from distill_utils.device import set_kernels
+from distill_utils.run import Run
+from distill_utils.seeds import make_generator
 from distill_utils.synset import StaticDynamicSet, VideoSet
 
 META = torch.device("meta")
@@ -61,13 +64,13 @@ def test_waiting_is_seen():
 @pytest.fixture(autouse=True)
 def frames_travel_once(monkeypatch):
     """The copy of all frames to the device, in the first iteration, may wait."""
-    held = Clips._held
+    frames_on = Clips._frames_on
 
     def outside(*args):
         with _disable_current_modes():
-            return held(*args)
+            return frames_on(*args)
 
-    monkeypatch.setattr(Clips, "_held", outside)
+    monkeypatch.setattr(Clips, "_frames_on", outside)
 
 
 @contextmanager
@@ -94,8 +97,8 @@ def loop_on(device, digits, monkeypatch, tmp_path):
     loop = []
 
     def iterations(self, n):
-        for it in range(n):
-            with no_waiting(self.device) if it or self.device.type == "meta" else nullcontext():    # 0: frames travel
+        for it in (1, 2, 3):        # the first and the last are scored; on CUDA all frames travel in the first
+            with no_waiting(self.device) if it > 1 or self.device.type == "meta" else nullcontext():
                 loop.append(it)
                 yield it
 
@@ -106,18 +109,17 @@ def loop_on(device, digits, monkeypatch, tmp_path):
 
     def call(script, *flags):
         monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, (
-            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 3, "--device", device,
+            "--data_path", digits, "--save_path", tmp_path, "--Iteration", 9, "--device", device,
             "--clips_on", "device", "--precision", "fp32", "--num_eval", 1, *flags))])
-        monkeypatch.setattr(script, "eval_iterations", lambda args: ())
         script.main()
-        assert loop == [0, 1, 2]
+        assert loop == [1, 2, 3]
 
     return call
 
 
 def on_device(clips):
     clips = copy(clips)
-    clips.place = "device"
+    clips.location = "device"
     return clips
 
 
@@ -148,16 +150,14 @@ def test_no_iteration_with_dsa_or_batch_norm_waits(script, flags, loop_on):
 
 @BOTH
 def test_no_iteration_with_a_bank_waits(loop_on, digits, monkeypatch, tmp_path):
-    data, made = utils.get_dataset("MotionDigits", digits), []
-
-    def on_the_cpu(args, _, device):        # nothing can be computed on "meta", so the bank's files are made here
-        args.device = "cpu"
-        made.append(utils.open_bank(args, data, torch.device("cpu")))
-        return made[0]
-
-    monkeypatch.setattr(distill_s2d_DM, "open_bank", on_the_cpu)
+    data, load, devices = utils.get_dataset("MotionDigits", digits), Bank.load, []
+    monkeypatch.setattr(utils, "weights_digest", lambda network: "weights")      # cannot be read on "meta"
+    bank = Bank(tmp_path, data.train, 2, model=NET, weights="weights", protocol="standard", dtype="torch.float32")
+    # nothing can be computed on "meta", so the bank's files are made here
+    bank.build(lambda seed: utils.get_network(NET, data.spec), lambda network, clips: network.embed(clips), "cpu", 64)
+    monkeypatch.setattr(Bank, "load", lambda *args: devices.append((means := load(*args)).device.type) or means)
     loop_on(distill_s2d_DM, "--model", NET, "--bank", 2, "--cache_path", tmp_path)
-    assert all(means.device.type != "cpu" for means in made[0].held.values())
+    assert len(devices) >= 3 and "cpu" not in devices
 
 
 @BOTH
@@ -184,7 +184,7 @@ def test_no_epoch_waits(kind, digit_data):
         train_on.to(META)
     with NoWaiting():
         for epoch in range(2):
-            batches = utils.train_batches(train_on, 16, generator(epoch), META, utils.per_sample, dsa)
+            batches = utils.train_batches(train_on, 16, make_generator(epoch), META, utils.per_sample, dsa)
             utils.train_epoch(network, batches, step)
 
 
@@ -198,15 +198,15 @@ def test_a_test_pass_is_read_once(digit_data, monkeypatch):
 
 
 @pytest.mark.parametrize("view", ["clip", "single", "static"])
-def test_frames_held_on_a_device_give_the_same_clips(view, digit_data):
+def test_frames_that_lie_on_a_device_give_the_same_clips(view, digit_data):
     there = copy(digit_data.train)
     there.spec = replace(there.spec, view=view)
-    held = copy(there)
-    held._held = lambda device: torch.from_numpy(np.array(there.frames))
-    for numbers in ([3], [5, 5, 539, 0]):
-        assert held.get(numbers).equal(there.get(numbers))
-        assert held.get(numbers, generator(1)).equal(there.get(numbers, generator(1)))
-    draws = [ClassSampler(clips).draw([7, 2], 60, generator(2)) for clips in (held, there)]
+    on_device = copy(there)
+    on_device._frames_on = lambda device: torch.from_numpy(np.array(there.frames))
+    for indices in ([3], [5, 5, 539, 0]):
+        assert on_device.get(indices).equal(there.get(indices))
+        assert on_device.get(indices, make_generator(1)).equal(there.get(indices, make_generator(1)))
+    draws = [ClassSampler(clips).sample([7, 2], 60, make_generator(2)) for clips in (on_device, there)]
     assert draws[0].equal(draws[1])
 
 
@@ -266,17 +266,17 @@ def cuda(test):
 @pytest.mark.parametrize("place", ["auto", "device", "host"])
 def test_a_gpu_sees_the_clips_that_a_cpu_sees(place, digit_data):
     clips = copy(digit_data.train)
-    clips.place = place
-    draws = [ClassSampler(clips).draw(range(10), 16, generator(3), device).cpu() for device in ("cpu", "cuda")]
+    clips.location = place
+    draws = [ClassSampler(clips).sample(range(10), 16, make_generator(3), device).cpu() for device in ("cpu", "cuda")]
     torch.testing.assert_close(draws[1], draws[0], rtol=0, atol=1e-6)
-    assert (clips.held is None) == (place == "host")
+    assert (clips.on_device is None) == (place == "host")
 
 
 @cuda
 def test_clips_from_the_host_travel_while_the_device_computes(digit_data):
     """Many batches in flight at once: none is overwritten before it is used."""
     clips = copy(digit_data.train)
-    clips.place, big = "host", torch.randn(4096, 4096, device="cuda")
+    clips.location, big = "host", torch.randn(4096, 4096, device="cuda")
     batches = torch.arange(540).split(9)
     sums = []
     for batch in batches:
@@ -300,7 +300,7 @@ def test_a_seed_gives_the_same_bytes_on_a_gpu(digits, tmp_path):
 def test_cuda_graphs_give_the_same_network(dtype, digit_data, kernels):
     set_kernels("bf16", META)
     synset, weights = VideoSet(10, 2, digit_data.spec.shape), []
-    synset.videos.data = digit_data.train.start(2, generator(0)).flatten(0, 1)
+    synset.videos.data = digit_data.train.random_clips(2, make_generator(0)).flatten(0, 1)
     for graphs in (False, True):
         network = utils.train_network(synset.to("cuda"), digit_data.spec, NET, epochs=12, batch_size=16, device="cuda",
                                       dtype=dtype, graphs=graphs)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import uint8
 from distill_utils import motiondigits
 from distill_utils.dataset import DATASETS, read_split
 from test_files import fork, hang, killed_at
@@ -82,7 +83,7 @@ def heights(frames):
 def test_one_frame_does_not_tell_the_direction(digit_data, t):
     ups, downs = ([], [])
     for clips in (digit_data.train, digit_data.test):
-        height = heights(clips.fetch(range(len(clips)))[:, t].numpy())
+        height = heights(uint8(clips, range(len(clips)))[:, t].numpy())
         ups.extend(height[clips.labels % 2 == 0])
         downs.extend(height[clips.labels % 2 == 1])
     assert len(ups) == len(downs) == 480
@@ -93,7 +94,7 @@ def test_one_frame_does_not_tell_the_direction(digit_data, t):
 
 
 def test_the_clip_shows_the_direction(digit_data):
-    clips = digit_data.test.fetch(range(420)).numpy().astype(float).mean(2)
+    clips = uint8(digit_data.test, range(420)).numpy().astype(float).mean(2)
     clips -= clips.mean((2, 3), keepdims=True)
     fits = [(np.roll(clips[:, :-1], shift, 2) * clips[:, 1:]).sum((1, 2, 3)) for shift in range(-6, 7)]
     moved = np.argmax(fits, 0) - 6      # rows a frame, downwards

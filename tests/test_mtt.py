@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from distill_utils.matching import UNROLLS, mtt_gradient, student_loss
-from distill_utils.run import derive_seed, generator, seeded
+from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.synset import ImageSet, StaticDynamicSet, VideoSet, all_pairs
-from networks import NETWORKS, takes
+from networks import NETWORKS, modality
 
 NET = "ConvNet3DD2W16"
 SPEC = SimpleNamespace(num_classes=2, frames=3, size=8, channels=3)
@@ -22,7 +22,7 @@ close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 
 
 def noise(tensor, *purpose):
-    return torch.randn(tensor.shape, generator=generator(*purpose), dtype=torch.float64)
+    return torch.randn(tensor.shape, generator=make_generator(*purpose), dtype=torch.float64)
 
 
 def make_network(name=NET, seed=0):
@@ -46,7 +46,7 @@ class Problem:
     def inputs(self, i):
         """Synthetic batch i: (clips, labels), slots and hallucinators drawn."""
         classes, slots = all_pairs(self.synset)
-        draw = generator("batch", i)
+        draw = make_generator("batch", i)
         chosen = torch.randperm(len(classes), generator=draw)[:self.batch]
         return self.synset.render(classes[chosen], slots[chosen], draw)
 
@@ -118,7 +118,7 @@ def test_the_adjoint_equals_finite_differences(kind, dropout, steps):
                                      "ConvNetMP"])
 def test_networks(network):
     """Both unrolls rest on torch's second derivatives of the layers, so each kind is held against differences too."""
-    problem = Problem("pixels" if takes(network) == "video" else "images", network)
+    problem = Problem("pixels" if modality(network) == "video" else "images", network)
     close(problem.gradient(2), problem.gradient(2, "full"))
     check_finite_differences(problem, 2, directions=1)
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.func import functional_call
 
 import networks
-from networks import NETWORKS, ConvNet3D, Parallel, folded_convolution, lookup, takes
+from networks import NETWORKS, ConvNet3D, Parallel, lookup, modality, space_to_depth_conv
 
 SIZES = (16, 28, 32, 48, 64, 96, 112, 128, 224)
 LENGTHS = (1, 2, 4, 8, 15, 16, 17, 32)
-VIDEO = [name for name in NETWORKS if takes(name) == "video"]
-IMAGE = [name for name in NETWORKS if takes(name) == "image"]
+VIDEO = [name for name in NETWORKS if modality(name) == "video"]
+IMAGE = [name for name in NETWORKS if modality(name) == "image"]
 CLASSES = 5
 
 
@@ -29,7 +29,7 @@ def make(name, spec, seed=0):
 
 
 def batch_shape(name, spec, batch=2):
-    frames = (spec.frames,) if takes(name) == "video" else ()
+    frames = (spec.frames,) if modality(name) == "video" else ()
     return batch, *frames, spec.channels, spec.size, spec.size
 
 
@@ -54,7 +54,7 @@ def meta(name, spec):
 def test_logits_features_and_gradient(name):
     spec = make_spec()
     net, x = make(name, spec).eval(), make_batch(name, spec).requires_grad_()
-    assert net.takes == takes(name)
+    assert net.modality == modality(name)
     logits, features = net(x), net.embed(x)
     assert logits.shape == (2, CLASSES) and torch.isfinite(logits).all()
     assert features.ndim == 2 and len(features) == 2 and torch.isfinite(features).all()
@@ -124,7 +124,7 @@ def test_same_seed_same_weights():
 
 
 def test_unknown_name_lists_the_choices():
-    for fail in (lookup, takes):
+    for fail in (lookup, modality):
         with pytest.raises(ValueError, match="'ConvNet4D'") as error:
             fail("ConvNet4D")
         assert all(name in str(error.value) for name in NETWORKS)
@@ -273,7 +273,7 @@ def test_parallel_sends_forward_and_embed_through_the_replicas(monkeypatch):
 def test_parallel_holds_the_plain_network_once():
     net = make("ConvNet3DW16", make_spec())
     parallel = Parallel(net, device_ids=[])
-    assert parallel.module is net and parallel.takes == "video"
+    assert parallel.module is net and parallel.modality == "video"
     assert [id(p) for p in parallel.parameters()] == [id(p) for p in net.parameters()]
     assert len(parallel.state_dict()) == len(net.state_dict())
     assert not parallel.eval().module.training
@@ -308,13 +308,13 @@ def test_parallel_uses_every_gpu(name, batch):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (7, 12), (1, 2), (16, 5)])
-def test_the_folded_convolution_is_the_convolution(size):
+def test_the_space_to_depth_conv_is_the_convolution(size):
     """Values, gradients and second derivatives."""
     torch.manual_seed(0)
     conv = torch.nn.Conv3d(3, 4, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3)).double()
     x = torch.randn(2, 3, 5, *size, dtype=torch.float64, requires_grad=True)
     results = []
-    for function in (conv, lambda x: folded_convolution(conv, x)):
+    for function in (conv, lambda x: space_to_depth_conv(conv, x)):
         y = function(x)
         gradients = torch.autograd.grad(torch.tanh(y).square().sum(), (x, conv.weight, conv.bias), create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in gradients), (x, conv.weight, conv.bias))
@@ -322,9 +322,9 @@ def test_the_folded_convolution_is_the_convolution(size):
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_clips_that_are_learned_go_through_the_folded_convolution(monkeypatch):
+def test_clips_that_are_learned_go_through_the_space_to_depth_conv(monkeypatch):
     seen, spec = [], SimpleNamespace(num_classes=2, frames=4, size=16, channels=3)
-    monkeypatch.setattr(networks, "folded_convolution", lambda conv, x: seen.append(x.shape) or conv(x))
+    monkeypatch.setattr(networks, "space_to_depth_conv", lambda conv, x: seen.append(x.shape) or conv(x))
     network, x = NETWORKS["ConvNet3DD2W16"](spec), torch.randn(1, 4, 3, 16, 16)
     network(x)
     assert not seen

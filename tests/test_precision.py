@@ -6,20 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from conftest import NET, run_script
+from distill_utils.device import in_precision, resolve_precision
 from distill_utils.matching import class_means, dm_loss
-from distill_utils.run import generator, resolve_precision
-from networks import NETWORKS, Dispatch, takes
-from utils import (
-    evaluate,
-    evaluate_synset,
-    get_network,
-    in_precision,
-    make_step,
-    per_sample,
-    seeded,
-    train_batches,
-    train_epoch,
-)
+from distill_utils.seeds import make_generator, seeded
+from networks import NETWORKS, Dispatch, modality
+from utils import evaluate, evaluate_synset, get_network, make_step, per_sample, train_batches, train_epoch
 
 BF16 = torch.bfloat16
 
@@ -59,13 +50,13 @@ def test_gradients_of_a_network_that_has_learned(digit_data, clips):
         network = get_network(NET, digit_data.spec).eval()
     cosines = []
     for epoch in range(2):
-        noisy, gradients = clips[0] * (1 + torch.randn(clips[0].shape, generator=generator(epoch)) * 2 ** -9), []
+        noisy, gradients = clips[0] * (1 + torch.randn(clips[0].shape, generator=make_generator(epoch)) * 2 ** -9), []
         for x, dtype in ((clips[0], torch.float32), (clips[0], BF16), (noisy, torch.float32)):
             loss = F.cross_entropy(in_precision(network, dtype)(x), clips[1])
             gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, tuple(network.parameters()))]))
         cosines.append([cosine(gradients[0], other) for other in gradients[1:]])
         step = make_step(network, torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9))
-        train_epoch(network, train_batches(digit_data.train, 32, generator(epoch), "cpu", per_sample), step)
+        train_epoch(network, train_batches(digit_data.train, 32, make_generator(epoch), "cpu", per_sample), step)
         network.eval()
     (first, noise_at_first), later = cosines
     assert 1 - first < 3 * (1 - noise_at_first) < 0.01 and min(later) > 0.999
@@ -101,7 +92,7 @@ def test_an_evaluation_in_bfloat16_repeats_and_is_close(digit_data):
     assert first.loss == second.loss
 
 
-@pytest.mark.parametrize("name", sorted(name for name in NETWORKS if takes(name) == "video"))
+@pytest.mark.parametrize("name", sorted(name for name in NETWORKS if modality(name) == "video"))
 def test_every_video_network_computes_in_bfloat16(name, digit_data):
     with seeded(0):
         network = get_network(name, digit_data.spec)

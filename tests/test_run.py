@@ -1,4 +1,7 @@
-"""Runs: same seed same bytes, resumed equals undisturbed, and what a stop, a full disk or a NaN leaves behind."""
+"""Runs: same seed same bytes, resumed equals undisturbed, and what a stop, a full disk or a NaN leaves behind.
+
+What holds for every set under every loss is tested over the tables: a new row of SETS is covered without being named.
+"""
 import json
 import os
 import shutil
@@ -11,8 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 
+import buffer
 import distill_coreset
 import distill_DC
 import distill_DM
@@ -20,38 +25,75 @@ import distill_MTT
 import distill_s2d_DM
 import distill_s2d_MTT
 import evaluate
-from conftest import EXPERTS, NET, ROOT, run_script
-from distill_utils.run import Run, cli, derive_seed, eval_iterations, generator, resolve_device, seeded, set_rates
-from distill_utils.synset import load_synset
-from distill_utils.trajectories import Experts
-from networks import lookup
-from utils import student_batch
+import utils
+from conftest import NET, ROOT
+from distill_MTT import student_batch
+from distill_utils.args import cli, eval_iterations, set_rates
+from distill_utils.device import resolve_device
+from distill_utils.protocols import PROTOCOLS
+from distill_utils.run import Run
+from distill_utils.seeds import derive_seed, make_generator, seeded
+from distill_utils.storage import as_stored, storage_bytes
+from distill_utils.synset import SETS, StaticDynamicSet, VideoSet, load_synset, method_name
 
-FAST = {"model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1, "device": "cpu"}
+TINY = {"frames": 4, "im_size": 16, "device": "cpu"}
+FAST = {**TINY, "model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1}
 S2D = {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "optim": "sgd", "lr_static": 0.1, "lr_dynamic": 0.1}
 MTT = {"syn_steps": 3, "batch_syn": 7, "max_start_epoch": 2, "dsa_strategy": "color_flip"}
-METHODS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
+LOSSES = {"DC": (distill_DC, {"inner_loop": 1, "outer_loop": 2, "batch_real": 2}),
+          "DM": (distill_DM, {"batch_real": 2}),
+          "MTT": (distill_MTT, MTT)}
+PAIRS = [(loss, kind) for loss in LOSSES for kind in SETS]
+# name of a run's method -> script and flags
+SCRIPTS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
            "S2D-DM": (distill_s2d_DM, {**S2D, "batch_real": 2}),
            "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1, "batch_real": 2}),
            "MTT": (distill_MTT, {**MTT, "lr_img": 10, "experts_per_step": 2}),
-           "S2D-MTT": (distill_s2d_MTT, {**MTT, **S2D})}
-SCRIPTS = {**METHODS, "herding": (distill_coreset, {}), "score": (evaluate, {})}
+           "S2D-MTT": (distill_s2d_MTT, {**MTT, **S2D}),
+           "herding": (distill_coreset, {}), "score": (evaluate, {})}
+
+
+@pytest.fixture(scope="session")
+def tiny_experts(few_digits, tmp_path_factory):
+    """A --buffer_path with three experts of two epochs, for clips of 4 frames and 16 pixels."""
+    return make_experts(few_digits, tmp_path_factory.mktemp("tiny_experts"))
+
+
+def make_experts(data_path, path, **flags):
+    flags = {**TINY, "model": NET, "data_path": data_path, "buffer_path": path, "num_experts": 3, "train_epochs": 2,
+             "max_start_epoch": 2, "batch_train": 8, **flags}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["buffer.py", *words(flags)])
+        buffer.main()
+    return path
+
+
+def words(flags):
+    return [word for key, value in flags.items() for word in (f"--{key}", str(value))]
 
 
 @pytest.fixture
-def script(few_digits, few_experts, tmp_path, monkeypatch):
-    """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder."""
+def script(few_digits, tiny_experts, tmp_path, monkeypatch):
+    """Runs a script's main in this process: script(method, name, flag=value, ...) -> the run's folder. The method is a
+    key of SCRIPTS, or a pair of PAIRS."""
     def call(method, name, *switches, **flags):
-        module, own = SCRIPTS[method]
+        if isinstance(method, tuple):
+            loss, kind = method
+            module, own = LOSSES[loss]
+            own = {"set": kind, **own}
+            if loss == "DC" and kind == "still":
+                own["model"] = "ConvNetD2W32"
+            method = method_name(loss, kind, "still" if loss == "DC" else "pixels")
+        else:
+            module, own = SCRIPTS[method]
         flags = {**FAST, **own, **flags, "name": name, "data_path": few_digits, "save_path": tmp_path}
-        if method in ("herding", "score"):
+        if module in (distill_coreset, evaluate):
             for key in ("Iteration", "eval_it"):
                 del flags[key]
         if method.endswith("MTT"):
-            flags = {"buffer_path": few_experts, **flags}
+            flags = {"buffer_path": tiny_experts, **flags}
             switches = [*(["--train_lr"] if flags.pop("learn_rate", True) else []), *switches]
-        argv = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-        monkeypatch.setattr(sys, "argv", [module.__file__, *argv, *switches])
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words(flags), *switches])
         module.main()
         return tmp_path / method / name
     return call
@@ -67,18 +109,124 @@ def content(folder):
     return files, result, (folder / "metrics.jsonl").read_text().splitlines()
 
 
-# ---- seeds --------------------------------------------------------------------------------------------------------
+class Crash(BaseException):
+    pass
 
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_bytes_whatever_the_global_state_and_however_often_scored(script, method, monkeypatch):
+
+def break_off(monkeypatch, script, method, where, call, **flags):
+    """Runs it under the name "broken", and stops it at a call of one of Run's methods."""
+    original, calls = getattr(Run, where), []
+
+    def stop(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Crash
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, where, stop)
+        with pytest.raises(Crash):
+            script(method, "broken", **flags)
+
+
+# ---- every set under every loss -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_every_set_under_every_loss(pair, script, tmp_path, monkeypatch):
+    """Same seed, same bytes, though broken off and gone on with another global state; trained; saved, previewed and
+    scored as stored."""
     torch.manual_seed(1)
-    first = content(script(method, "a"))
+    whole = script(pair, "whole", store="uint8", Iteration=3)
     torch.manual_seed(2)
-    assert content(script(method, "b")) == first
-    often = content(script(method, "c", eval_it=1))
-    assert often[0][0] == first[0][0] and set(first[2]) < set(often[2])
-    assert content(script(method, "d", seed=1))[0][0] != first[0][0]
+    break_off(monkeypatch, script, pair, "log", 2, store="uint8", Iteration=3)
+    broken = script(pair, "broken", "--resume", store="uint8", Iteration=3)
+    assert content(broken) == content(whole)
+    assert content(script(pair, "other", store="uint8", Iteration=3, seed=1))[0] != content(whole)[0]
 
+    synset, header = load_synset(whole / "synset.safetensors")
+    assert type(synset) is SETS[pair[1]] and header["method"] == whole.parent.name and header["store"] == "uint8"
+    saved = torch.load(whole / "checkpoint.pt", weights_only=True)["parts"]["synset"]
+    start = script(pair, "start", Iteration=1, **dict.fromkeys(synset.rates, 1e-30)) / "synset.safetensors"
+    start = load_synset(start)[0].state_dict()
+    assert any(not torch.equal(value, start[name]) for name, value in saved.items())       # it was trained
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    exact = type(synset)(**synset.arguments)
+    exact.load_state_dict(saved)
+    for name, value in as_stored(exact, "uint8", spec).state_dict().items():
+        assert torch.equal(value, synset.state_dict()[name])
+
+    assert Image.open(whole / "preview.png").height > 200 and (whole / "preview.gif").stat().st_size > 1000
+    result = json.loads((whole / "result.json").read_text())
+    assert result["storage_bytes"] == storage_bytes(exact, "uint8", spec) and result["ipc"] == synset.num_slots
+    own = {"model": "ConvNetD2W32", "dataset": "singleMotionDigits"} if pair == ("DC", "still") else {}
+    dsa = {"dsa_strategy": "color_flip"} if pair[0] == "MTT" else {}
+    again = script("score", "again", synset=whole / "synset.safetensors", **own, **dsa)
+    again = json.loads((again / "result.json").read_text())
+    assert again["top1_mean"] == result["top1_mean"] and again["loss_mean"] == result["loss_mean"]
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("method", ["random", "herding"])
+def test_every_set_holds_a_selection(kind, method, script, tmp_path, few_digits):
+    flags = {"train_epochs": 1} if method == "herding" else {}
+    script("herding", "x", "--method", method, set=kind, **flags)
+    folder = tmp_path / method_name(method, kind) / "x"
+    synset, header = load_synset(folder / "synset.safetensors")
+    assert type(synset) is SETS[kind] and header["method"] == folder.parent.name
+    if method == "random":      # what a loss of the same seed starts from
+        data = utils.get_dataset("MotionDigits", few_digits, frames=4, im_size=16)
+        started = type(synset)(**synset.arguments)
+        started.encode(data.train.random_clips(started.clips_needed, make_generator(derive_seed(0, "start"))))
+        for name in synset.pixels:
+            assert torch.equal(started.state_dict()[name], synset.state_dict()[name])
+
+
+@pytest.mark.parametrize("method", ["S2D-DM", "S2D-MTT"])
+def test_a_script_of_a_pair_is_its_loss_with_that_set(method, script, tmp_path):
+    """But for the published defaults of the pair, which are given here."""
+    loss = method.removeprefix("S2D-")
+    flags = {**S2D, "momentum": 0.95, **({"lr_momentum": 0.9, "lr_hal": 1e-3} if loss == "MTT" else {})}
+    pair = content(script(method, "pair", Iteration=2))
+    assert content(script((loss, "s2d"), "loss", Iteration=2, **flags)) == pair
+
+
+def test_how_often_a_set_is_scored_changes_nothing_else(script):
+    first, often = content(script("DM", "a")), content(script("DM", "b", eval_it=1))
+    assert often[0][0] == first[0][0] and set(first[2]) < set(often[2])
+
+
+@pytest.mark.parametrize("method,rate", [("DM", "lr_img"), ("S2D-DM", "lr_dynamic")])
+def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkeypatch, method, rate):
+    script(method, "a", Iteration=1)
+    scored, evaluate_synset = [], utils.evaluate_synset
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: scored.append(1) or evaluate_synset(
+        *args, **kwargs))
+    script(method, "b", Iteration=1, **{rate: 2})
+    assert len(scored) == 1         # its end
+    for flags in ({"seed": 1}, {"epoch_eval_train": 2}, {"lr_net": 0.02}, {"store": "uint8"}):
+        scored.clear()
+        script(method, "c", "--overwrite", Iteration=1, **flags)
+        assert len(scored) == 2, flags
+    assert json.loads((tmp_path / method / "a" / "result.json").read_text())["top1_start_mean"] == json.loads(
+        (tmp_path / method / "b" / "result.json").read_text())["top1_start_mean"]
+    for file in (tmp_path / ".scores").iterdir():       # a file that cannot be read is made again
+        file.write_text("{")
+    scored.clear()
+    script(method, "d", Iteration=1)
+    assert len(scored) == 2
+
+
+def test_a_set_that_ends_below_its_start_says_so(script, capsys, monkeypatch):
+    tops = iter([0.5, 0.25, 0.25, 0.5])
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
+        next(tops), 1.0, 1.0, torch.zeros(10)))
+    assert content(script("DM", "a", Iteration=1))[1]["below_start"] is True
+    assert "scores 25.0 %, below the 50.0 % that it started from" in capsys.readouterr().err
+    assert content(script("DM", "b", Iteration=1, seed=1))[1]["below_start"] is False
+    assert "below the" not in capsys.readouterr().err
+
+
+# ---- seeds --------------------------------------------------------------------------------------------------------
 
 def test_chunks_do_not_change_what_is_computed(script):
     whole, parts = (load_synset(script("DM", name, chunk=chunk) / "synset.safetensors")[0].videos
@@ -90,7 +238,7 @@ def test_derived_seeds_differ_by_purpose_and_stay():
     purposes = ((0, 1, "clips"), (0, 2, "clips"), (1, 1, "clips"), (0, 1, "network"), (0, 11), (0,))
     seeds = {derive_seed(*purpose) for purpose in purposes}
     assert len(seeds) == 6 and derive_seed(0, "start") == derive_seed(0, "start") < 2 ** 63
-    assert torch.equal(torch.rand(3, generator=generator(4, "x")), torch.rand(3, generator=generator(4, "x")))
+    assert torch.equal(torch.rand(3, generator=make_generator(4, "x")), torch.rand(3, generator=make_generator(4, "x")))
     state = torch.get_rng_state()
     with seeded(1):
         a = torch.rand(2)
@@ -101,27 +249,11 @@ def test_derived_seeds_differ_by_purpose_and_stay():
 
 # ---- stopped and resumed ------------------------------------------------------------------------------------------
 
-class Crash(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("method,where,call", [
-    ("DM", "log", 2), ("DM", "save", 3), ("S2D-DM", "log", 1), ("S2D-DM", "evaluate", 2), ("S2D-DM", "save", 5),
-    ("DC", "log", 3), ("DC", "finish", 1), ("MTT", "log", 3), ("S2D-MTT", "save", 4)])
+    ("DM", "save", 3), ("S2D-DM", "evaluate", 2), ("DC", "finish", 1), ("MTT", "log", 3), ("S2D-MTT", "save", 4)])
 def test_a_run_that_broke_off_ends_like_an_undisturbed_one(script, tmp_path, monkeypatch, method, where, call):
     wanted = content(script(method, "whole", num_eval=2))
-    original, calls = getattr(Run, where), []
-
-    def break_off(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Crash
-        return original(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, where, break_off)
-        with pytest.raises(Crash):
-            script(method, "broken", num_eval=2)
+    break_off(monkeypatch, script, method, where, call, num_eval=2)
     assert not (tmp_path / method / "broken" / "result.json").exists()
     assert content(script(method, "broken", "--resume", num_eval=2)) == wanted
 
@@ -145,7 +277,7 @@ def test_a_finished_run_resumed_says_its_result_again_and_can_be_prolonged(scrip
 @pytest.mark.slow
 def test_kill_9_and_ctrl_c_in_a_process_of_its_own(script, few_digits, tmp_path):
     wanted = content(script("S2D-DM", "whole", Iteration=30))
-    flags = {**FAST, **METHODS["S2D-DM"][1], "Iteration": 30, "name": "killed", "data_path": few_digits,
+    flags = {**FAST, **SCRIPTS["S2D-DM"][1], "Iteration": 30, "name": "killed", "data_path": few_digits,
              "save_path": tmp_path}
     command = [sys.executable, ROOT / "distill_s2d_DM.py", "--resume"]
     command += [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
@@ -201,22 +333,21 @@ def test_the_rate_is_learned_where_asked_and_has_a_floor(script):
     assert load_synset(fixed / "synset.safetensors")[1]["syn_lr"] is None
 
 
-def test_published_scores_are_at_the_learned_rate_and_standard_ones_are_not(script, few_experts, monkeypatch):
-    seen, evaluate = [], distill_MTT.evaluate_synset
-    monkeypatch.setattr(distill_MTT, "evaluate_synset", lambda *args, **kwargs: seen.append(kwargs["lr"]) or evaluate(
+def test_published_scores_are_at_the_learned_rate_and_standard_ones_are_not(script, few_digits, tmp_path, monkeypatch):
+    seen, evaluate_synset = [], utils.evaluate_synset
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: seen.append(kwargs["lr"]) or evaluate_synset(
         *args, **kwargs))
     script("MTT", "a", lr_lr=1e-3, Iteration=2)
     assert seen == [0.01, 0.01]
-    monkeypatch.setattr(distill_MTT, "open_experts", lambda args, spec: Experts(
-        few_experts / "MotionDigits" / NET, lookup(NET)(spec), 2, 1))       # made under the other protocol
     seen.clear()
-    folder = script("MTT", "b", "--protocol", "paper", lr_lr=1e-3, Iteration=2)
+    experts = make_experts(few_digits, tmp_path / "experts", protocol="paper")
+    folder = script("MTT", "b", protocol="paper", lr_lr=1e-3, Iteration=2, buffer_path=experts)
     assert seen[0] == pytest.approx(0.01) and seen[1] != seen[0]
-    kept = load_synset(folder / "synset.safetensors")[1]
-    assert kept["syn_lr"] == seen[kept["iteration"] // 2]
+    saved = load_synset(folder / "synset.safetensors")[1]
+    assert saved["syn_lr"] == seen[saved["iteration"] // 2]
 
 
-def test_long_gradients_are_shortened_and_experts_averaged(script, few_experts):
+def test_long_gradients_are_shortened_and_experts_averaged(script):
     whole = lines(script("MTT", "a", Iteration=1, experts_per_step=1), "grad_norm")
     start = load_synset(script("MTT", "s", Iteration=1, lr_img=1e-30) / "synset.safetensors")[0].videos
     clipped = load_synset(script("MTT", "b", Iteration=1, experts_per_step=1, grad_clip=whole[0] / 4)
@@ -238,16 +369,31 @@ def test_a_student_sees_every_clip_once_before_any_comes_again():
     assert student_batch(10, None, 3, 7).tolist() == student_batch(10, 12, 3, 7).tolist() == list(range(10))
 
 
-def test_experts_that_were_made_anew_do_not_continue_a_run(script, few_experts, few_digits, tmp_path):
+def test_experts_that_were_made_anew_do_not_continue_a_run(script, tiny_experts, few_digits, tmp_path):
     script("MTT", "x", Iteration=1)
     moved = tmp_path / "moved"
-    shutil.copytree(few_experts, moved)
+    shutil.copytree(tiny_experts, moved)
     script("MTT", "x", "--resume", Iteration=2, buffer_path=moved)
-    other = tmp_path / "other"
-    run_script("buffer.py", *EXPERTS, "--data_path", few_digits, "--buffer_path", other, "--num_experts", 3, "--seed",
-               1)
+    other = make_experts(few_digits, tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="expert_0000.safetensors is not what it was when this run began"):
         script("MTT", "x", "--resume", Iteration=3, buffer_path=other)
+
+
+@pytest.mark.parametrize("method", ["DM", "S2D-DM", "MTT", "S2D-MTT", "DC"])
+def test_momentum_carries_over_from_step_to_step(script, method):
+    """Without it the second step of SGD is another one, and the first the same."""
+    flags = {"optim": "sgd", **({"outer_loop": 1} if method == "DC" else {})}
+    for steps, same in ((1, True), (2, False)):
+        sets = [load_synset(script(method, f"{steps}{momentum}", Iteration=steps, eval_it=9, momentum=momentum, **flags)
+                            / "synset.safetensors")[0].state_dict() for momentum in (0, 0.9)]
+        assert all(torch.equal(value, sets[1][name]) for name, value in sets[0].items()) == same
+
+
+def test_a_frozen_part_stays_as_it_was(script):
+    synset, _ = load_synset(script("S2D-DM", "a", "--no_train_static", Iteration=2) / "synset.safetensors")
+    start, _ = load_synset(script("S2D-DM", "b", Iteration=1, lr_static=1e-30) / "synset.safetensors")
+    trained, _ = load_synset(script("S2D-DM", "c", Iteration=2) / "synset.safetensors")
+    assert torch.equal(synset.static, start.static) and not torch.equal(trained.static, start.static)
 
 
 # ---- folders and checkpoints --------------------------------------------------------------------------------------
@@ -347,7 +493,7 @@ def test_nan_stops_the_run_and_names_iteration_rate_and_checkpoint(script, tmp_p
     before = (folder / "synset.safetensors").read_bytes()
     names = r"(?s)iteration \d.*(checkpoint is of iteration|no step was).*rate \[1e\+38\]"
     with pytest.raises(ValueError, match=names):
-        script("DM", "y", lr_img=1e38, Iteration=6)
+        script("DM", "y", lr_img=1e38, Iteration=6, frames=8, im_size=32)
     broken = tmp_path / "DM" / "y" / "synset.safetensors"
     assert torch.isfinite(load_synset(broken)[0].videos).all()
     assert (folder / "synset.safetensors").read_bytes() == before
@@ -369,6 +515,7 @@ def test_cli_turns_bad_input_into_one_line(capsys, monkeypatch):
 
 def bare(protocol="standard"):
     run = Run.__new__(Run)
+    run.rules = PROTOCOLS[protocol]
     run.args, run.history = {"protocol": protocol, "num_eval": 2}, [
         {"iteration": it, "network": "N", "number": i, "top1": top1, "top5": 0.9, "loss": 1.0, "per_class": [top1, 1.0]}
         for it, values in ((0, (0.1, 0.2)), (5, (0.5, 0.7, 0.9)), (10, (0.3, 0.5))) for i, top1 in enumerate(values)]
@@ -409,15 +556,19 @@ def test_a_start_that_stays_the_best_is_still_named(script):
     ({"lr_dynamic": 3.0, "optim": "adam"}, ("adam", {"lr_dynamic": 3.0, "lr_hal": 0.005})),
     ({"optim": "sgd"}, ("sgd", {"lr_dynamic": 1e-4, "lr_hal": 1e-5}))])
 def test_published_command_lines_mean_sgd_and_no_rates_adam(given, wanted):
-    args = SimpleNamespace(**{"optim": None, "lr_dynamic": None, "lr_hal": None, **given})
-    assert set_rates(args, "lr_dynamic", "lr_hal") == wanted
+    synset = StaticDynamicSet(2, 1, 1, 1, (2, 3, 4, 4), train_static=False)
+    args = SimpleNamespace(**{"optim": None, "lr_static": None, "lr_dynamic": None, "lr_hal": None, **given})
+    assert set_rates(args, synset) == (wanted[0], {"lr_static": 0, **wanted[1]})
 
 
-def test_frozen_tensors_have_rate_0_and_nothing_to_train_is_refused():
-    args = SimpleNamespace(optim=None, lr_static=None, lr_hal=None)
-    assert set_rates(args, "lr_static", "lr_hal", frozen=["lr_static"])[1] == {"lr_static": 0, "lr_hal": 0.005}
+def test_a_loss_may_be_published_with_other_rates():
+    args = SimpleNamespace(optim="sgd", lr_img=None)
+    synset = VideoSet(2, 1, (2, 3, 4, 4))
+    assert set_rates(args, synset, {"lr_img": 1e5, "lr_dynamic": 1e4})[1] == {"lr_img": 1e5}
+    assert set_rates(args, synset)[1] == {"lr_img": 30}
+    args.lr_img = 0
     with pytest.raises(ValueError, match="nothing would be trained"):
-        set_rates(args, "lr_static", frozen=["lr_static"])
+        set_rates(args, synset)
 
 
 # ---- one process a folder -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from conftest import NET, ROOT, run_script
-from distill_utils.run import cli
+from distill_utils.args import cli
 from distill_utils.synset import load_synset
 from utils import get_dataset
 

@@ -7,7 +7,6 @@ import torch
 
 from distill_utils.dataset import get_spec
 from distill_utils.synset import (
-    KINDS,
     Hallucinator,
     ImageSet,
     StaticDynamicSet,
@@ -143,7 +142,7 @@ def test_the_real_start_renders_the_movement_of_the_real_clips():
     real = torch.randn(4, 2, *SHAPE)
     synset = StaticDynamicSet(4, 2, 2, 2, SHAPE, hal_init="identity")
     synset.static.data = real[:, :, 4].flatten(0, 1).clone()
-    synset.start_dynamic(real)
+    synset.encode(real)
     clips, _ = synset.render(*all_pairs(synset))
     torch.testing.assert_close(clips.mean(2), real.flatten(0, 1).mean(2), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(clips[:, 4], real.flatten(0, 1)[:, 4], rtol=1e-4, atol=1e-5)
@@ -179,7 +178,7 @@ def test_storage_of_the_published_sizes():
 
 def test_real_clips_stored_as_uint8_lose_nothing(digit_data):
     synset = VideoSet(10, 1, SHAPE)
-    synset.videos.data = digit_data.train.start(1, draw()).flatten(0, 1)
+    synset.videos.data = digit_data.train.random_clips(1, draw()).flatten(0, 1)
     loaded = as_stored(synset, "uint8", SPEC)
     torch.testing.assert_close(loaded.videos, synset.videos, rtol=0, atol=1e-5)
     assert storage_bytes(synset, "uint8", SPEC) == 10 * 8 * 3 * 32 * 32 + 24
@@ -204,7 +203,7 @@ def test_a_full_disk_leaves_the_earlier_set(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distill_utils.synset.save_file", full)
+    monkeypatch.setattr("distill_utils.storage.save_file", full)
     with pytest.raises(OSError, match="no space left to write .*synset.safetensors"):
         save_synset(path, filled(synset), SPEC)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -225,7 +224,6 @@ def test_a_file_that_is_no_set_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="no synthetic set at .*absent"):
         load_synset(tmp_path / "absent")
-    assert set(KINDS) == {"VideoSet", "ImageSet", "StaticDynamicSet"}
 
 
 # ---- static memory of others ------------------------------------------------------------------------------------

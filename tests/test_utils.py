@@ -9,24 +9,23 @@ from torch import nn
 
 import utils
 from conftest import NET
+from distill_utils.args import check_args
 from distill_utils.dataset import DATASETS, get_spec
+from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
-from networks import Parallel, takes
+from networks import Parallel, modality
 from utils import (
     POOLS,
     PROTOCOLS,
     Data,
-    check_args,
     check_network,
     evaluate,
     evaluate_synset,
     get_eval_pool,
     get_network,
     make_optimizer,
-    make_s2d_set,
     per_batch,
     per_sample,
-    seeded,
     train_network,
 )
 
@@ -45,7 +44,7 @@ def tiny(digit_data):
 
 def real_set(tiny, ipc=1):
     synset = VideoSet(10, ipc, tiny.spec.shape)
-    synset.videos.data = tiny.train.start(ipc, torch.Generator().manual_seed(0)).flatten(0, 1)
+    synset.videos.data = tiny.train.random_clips(ipc, torch.Generator().manual_seed(0)).flatten(0, 1)
     return synset
 
 
@@ -178,7 +177,7 @@ def test_standardising():
 
 @pytest.mark.parametrize("mode,takes_what", [(m, t) for m, pool in POOLS.items() for t in pool])
 def test_every_pool_names_networks_of_its_kind(mode, takes_what):
-    assert all(takes(name) == takes_what for name in POOLS[mode][takes_what])
+    assert all(modality(name) == takes_what for name in POOLS[mode][takes_what])
     model = {"video": "ConvNet3D", "image": "ConvNet"}[takes_what]
     pool = get_eval_pool(mode, model)
     assert set(POOLS[mode][takes_what]) <= set(pool) and len(pool) == len(set(pool))
@@ -207,7 +206,8 @@ def test_networks_are_checked_against_the_view(dataset):
 
 
 def test_arguments_are_checked_before_any_work():
-    args = SimpleNamespace(dataset="UCF102", frames=None, im_size=None, model=NET, eval_mode="SS")
+    args = SimpleNamespace(dataset="UCF102", frames=None, im_size=None, model=NET, eval_mode="SS", split=None,
+                           split_file=None, classes=None)
     with pytest.raises(ValueError, match="UCF102.*miniUCF101"):
         check_args(args)
 
@@ -216,7 +216,8 @@ def test_arguments_are_checked_before_any_work():
 def test_cuda_graphs_need_one_cuda_device(device, count, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     args = SimpleNamespace(dataset="MotionDigits", frames=None, im_size=None, model=NET, eval_mode="SS", split=None,
-                           dsa_strategy="none", dsa_param="", cuda_graphs=True, device=device)
+                           split_file=None, classes=None, dsa_strategy="none", dsa_param="", cuda_graphs=True,
+                           device=device)
     with pytest.raises(ValueError, match="--cuda_graphs needs one CUDA device: give --device cuda:0"):
         check_args(args)
 
@@ -230,11 +231,16 @@ def test_several_cuda_devices_get_replicas(monkeypatch, tiny):
     assert isinstance(get_network(NET, tiny.spec, "cuda"), nn.Identity)
 
 
-def test_optimizer_leaves_out_what_has_rate_zero():
-    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
-    groups = make_optimizer("sgd", [(a, 0.5), (b, 0)], 0.9).param_groups
-    assert len(groups) == 1 and groups[0]["params"] == [a] and (groups[0]["lr"], groups[0]["momentum"]) == (0.5, 0.9)
-    assert isinstance(make_optimizer("adam", [(a, 1)]), torch.optim.Adam)
+def test_the_optimizer_leaves_out_what_has_rate_zero_or_is_frozen(tiny):
+    synset = StaticDynamicSet(10, 1, 1, 1, tiny.spec.shape)
+    rates = {"lr_static": 0, "lr_dynamic": 0.5, "lr_hal": 0.1}
+    groups = make_optimizer("sgd", rates, synset, 0.9).param_groups
+    assert [group["params"] for group in groups] == [[synset.dynamic], list(synset.hallucinators.parameters())]
+    assert (groups[0]["lr"], groups[0]["momentum"], groups[1]["lr"]) == (0.5, 0.9, 0.1)
+    frozen = StaticDynamicSet(10, 1, 1, 1, tiny.spec.shape, train_static=False)
+    optimizer = make_optimizer("adam", rates | {"lr_static": 1}, frozen)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert not any(tensor is frozen.static for group in optimizer.param_groups for tensor in group["params"])
 
 
 @pytest.mark.parametrize("device,parallel", [("cuda", True), ("cuda:0", False), ("cuda:1", False), ("cpu", False)])
@@ -248,16 +254,43 @@ def test_only_the_device_cuda_means_all_of_them(tiny, monkeypatch, device, paral
 
 @pytest.mark.parametrize("dynamic_init", ["noise", "real"])
 def test_s2d_starts_from_frames_of_the_clips_whose_movement_it_takes(tiny, dynamic_init):
-    settings = dict(vpc=2, spc=2, dpc=2, n_hal=1, hal_mode="concat", hal_init="identity", dynamic_init=dynamic_init)
-    synset = make_s2d_set(tiny.train, 3, **settings)
-    real = tiny.train.start(2, utils.generator(3)).flatten(0, 1)
+    def started(static=None):
+        synset = StaticDynamicSet(10, 2, 2, 2, tiny.spec.shape, hal_init="identity", dynamic_init=dynamic_init)
+        if static is not None:
+            synset.static.data, synset.has_static = static, True
+        synset.start(tiny.train, 3)
+        return synset
+
+    synset, again = started(), started()
+    real = tiny.train.random_clips(2, make_generator(3)).flatten(0, 1)
     assert torch.equal(synset.static, real[:, 4])
     clips, _ = synset.render(*utils.all_pairs(synset))
     if dynamic_init == "real":
         torch.testing.assert_close(clips.mean(2), real.mean(2), rtol=1e-4, atol=1e-5)
     else:
         assert abs(synset.dynamic.mean().item()) < 0.02 and synset.dynamic.std().item() == pytest.approx(1, abs=0.02)
-    again = make_s2d_set(tiny.train, 3, **settings)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), synset.parameters(), strict=True))
     static = torch.randn(20, *tiny.spec.shape[1:])
-    assert torch.equal(make_s2d_set(tiny.train, 3, static, **settings).static, static)
+    assert torch.equal(started(static).static, static)
+
+
+def test_batches_and_steps_take_the_targets_that_a_set_renders(tiny):
+    """Rows of probabilities, as a set with soft labels gives them, train as class numbers do where they are one-hot."""
+    class SoftSet(VideoSet):
+        def render(self, classes, slots, generator=None):
+            clips, labels = super().render(classes, slots, generator)
+            return clips, F.one_hot(labels, 10).float()
+
+    weights = []
+    for kind in (VideoSet, SoftSet):
+        synset = kind(10, 1, tiny.spec.shape)
+        synset.start(tiny.train, 0)
+        with seeded(0):
+            net = get_network(NET, tiny.spec)
+        step = utils.make_step(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        batches = list(utils.train_batches(synset, 4, torch.Generator().manual_seed(1), "cpu", per_sample))
+        assert [targets.dim() for _, targets in batches] == [1 if kind is VideoSet else 2] * 3
+        with seeded(0):     # dropout
+            hits = utils.train_epoch(net, batches, step)
+        weights.append((torch.cat([p.detach().flatten() for p in net.parameters()]), hits))
+    torch.testing.assert_close(*weights)

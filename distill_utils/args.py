@@ -1,0 +1,313 @@
+"""Command lines: the groups of flags that scripts share, what is read of them, and how a script is run."""
+import argparse
+import os
+import sys
+
+import torch
+
+from distill_utils import augment
+from distill_utils.clips import LOCATIONS
+from distill_utils.dataset import DATA, get_spec
+from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolve_precision
+from distill_utils.matching import UNROLLS
+from distill_utils.protocols import PROTOCOLS
+from distill_utils.storage import STORES
+from networks import check_network, get_eval_pool
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, and which of its flags may change between a run and its continuation."""
+
+    def __init__(self, description=None, **kwargs):
+        super().__init__(description=description, allow_abbrev=False, formatter_class=Help, **kwargs)
+
+    @property
+    def may_change(self):
+        return {action.dest for action in self._actions if getattr(action, "may_change", False)}
+
+
+def may_change(action):
+    """Marks a flag that may differ between a run and its continuation by --resume: it changes where or how long, not
+    what is computed. (But for random networks, which another kind of device draws otherwise: of that a run is told.)"""
+    action.may_change = True
+
+
+# ---- types --------------------------------------------------------------------------------------------------------
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return value
+
+
+def not_negative(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def rate(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def above_zero(text):
+    if rate(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return rate(text)
+
+
+# ---- groups of flags ----------------------------------------------------------------------------------------------
+
+def script_parser(description, model="ConvNet3D"):
+    """The flags of all scripts that leave a result."""
+    parser = Parser(description)
+    add_run_args(parser)
+    add_data_args(parser)
+    add_eval_args(parser, model)
+    return parser
+
+
+def set_parser(description, sets, only=None, default="pixels", sgd=None, trained=True):
+    """(parser, name of the set) of a script that makes a set: the flags of all scripts, and those of the set that --set
+    names on the command line, a row of `sets`.
+
+    only: the one set that a script takes. sgd: SGD's learning rates of the set where the loss was published with others
+    than the set's own defaults. trained=False: for a selection, which trains nothing.
+    """
+    kinds, default = ((only,), only) if only else (tuple(sets), default)
+    first = Parser(add_help=False)      # the other flags depend on this one
+    first.add_argument("--set", choices=kinds, default=default)
+    kind = first.parse_known_args()[0].set
+    parser = script_parser(description)
+    parser.add_argument("--set", choices=kinds, default=default, help="how clips are written down")
+    sets[kind].add_args(parser, trained)
+    if trained:
+        group = parser.add_argument_group("learning rates of the set")
+        for name, (what, sgd_default, adam_default) in sets[kind].rates.items():
+            group.add_argument(f"--{name}", type=rate, help=f"of {what}; by default "
+                               f"{(sgd or {}).get(name, sgd_default):g} for SGD and {adam_default:g} for Adam")
+    return parser, kind
+
+
+def add_run_args(parser):
+    group = parser.add_argument_group("run")
+    may_change(group.add_argument("--save_path", default="result", help="results go to <save_path>/<method>/<name>"))
+    may_change(group.add_argument("--name", help="name of the run; by default made of data set, network, clips per "
+                                  "class and seed"))
+    group.add_argument("--seed", type=not_negative, default=0)
+    may_change(group.add_argument("--resume", action="store_true", help="go on where this run stopped, or start it"))
+    may_change(group.add_argument("--overwrite", action="store_true", help="delete the run of this name, start anew"))
+    may_change(group.add_argument("--save_it", type=positive, default=100, help="iterations between checkpoints"))
+    add_device_arg(group)
+    may_change(group.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled"))
+
+
+def add_device_arg(group):
+    may_change(group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"))
+
+
+def add_data_args(parser, named=True):
+    group = parser.add_argument_group("data")
+    if named:
+        group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS, or a folder of "
+                           "your own with a split.csv")
+    may_change(group.add_argument("--data_path", default=str(DATA), help="folder of the data sets"))
+    may_change(group.add_argument("--cache_path", help="folder of the decoded frames; <data_path>/cache if not given"))
+    group.add_argument("--frames", type=positive, help="frames of a clip, if other than the data set's")
+    group.add_argument("--im_size", type=positive, help="pixels, if other than the data set's")
+    group.add_argument("--split", type=int, choices=(1, 2, 3), help="official split of UCF101, miniUCF101 and HMDB51; "
+                       "1 if not given")
+    group.add_argument("--split_file", help="a csv with the columns folder_name,label,split (train or test), in place "
+                       "of the data set's own")
+    group.add_argument("--classes", help="use these classes alone, separated by commas, such as Archery,Bowling; if "
+                       "not given, all")
+    # None and not False: runs and experts from before this flag go on
+    group.add_argument("--skip_missing", action="store_true", default=None, help="train without the clips that are "
+                       "not there, or not whole, and say how many")
+    may_change(group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)"))
+    may_change(group.add_argument("--clips_on", choices=LOCATIONS, default="auto", help="where a GPU finds the decoded "
+                                  "frames: on the device itself (uint8) or on the host; auto: on the device where "
+                                  "those of a split take at most a third of its free memory"))
+    may_change(group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a "
+                                  "core"))
+
+
+def add_eval_args(parser, model="ConvNet3D"):
+    group = parser.add_argument_group("evaluation")
+    add_model_arg(group, model)
+    group.add_argument("--eval_mode", default="SS", help="networks that score the set: SS and S the same network (S: "
+                       "without batch norm), M several architectures, W D A P N B the ablations of DC")
+    group.add_argument("--num_eval", type=positive, default=5, help="networks an evaluation")
+    group.add_argument("--epoch_eval_train", type=positive, default=500, help="epochs on the set")
+    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of the network")
+    group.add_argument("--batch_train", type=positive, default=256, help="batch size of its training")
+    add_protocol_args(group)
+    may_change(group.add_argument("--cuda_graphs", action="store_true", help="networks are trained by CUDA graphs: "
+                                  "faster where a set and a network are so small that a GPU waits for its launches "
+                                  "(not yet run on a GPU)"))
+    group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
+    add_dsa_args(parser)
+
+
+def add_model_arg(group, model="ConvNet3D"):
+    group.add_argument("--model", default=model, help="the network, a name of the table NETWORKS")
+
+
+def add_protocol_args(group):
+    group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard",
+                       help="standard, or paper: as the published numbers were made (see docs/results.md)")
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of networks while they are trained and "
+                       "tested, and of real clips' features in DM; auto: bf16 where the device is fast in it. What is "
+                       "differentiated twice, and all weights, are float32 always. On CUDA float32 convolutions use "
+                       "TF32, unless this is fp32")
+
+
+def add_dsa_args(parser):
+    group = parser.add_argument_group("augmentation (DSA) while matching and while networks are trained")
+    group.add_argument("--dsa_strategy", default="none", help=f"none, or parts of {augment.STRATEGY} joined by _")
+    group.add_argument("--dsa_param", default="", help="such as rotate=10,cutout=0.25, where not DSA's own")
+
+
+def add_distill_args(parser, iterations, momentum):
+    group = parser.add_argument_group("distillation")
+    may_change(group.add_argument("--Iteration", type=positive, default=iterations))
+    may_change(group.add_argument("--eval_it", type=positive, default=500, help="iterations between evaluations"))
+    may_change(group.add_argument("--startIt", type=not_negative, default=0, help="first evaluation after the one at "
+                                  "the start"))
+    group.add_argument("--optim", choices=("sgd", "adam"), help="optimizer of the set; by default SGD, as published, "
+                       "where a learning rate of the set is given, and otherwise Adam with rates that suit it")
+    group.add_argument("--momentum", type=rate, default=momentum, help="of SGD")
+
+
+def add_real_args(parser):
+    group = parser.add_argument_group("real samples")
+    group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
+    return group
+
+
+def add_trajectory_args(parser):
+    """Of both sides, experts and students: which part of a trajectory is matched."""
+    group = parser.add_argument_group("trajectories")
+    may_change(group.add_argument("--buffer_path", default="buffers",
+                                  help="folder of the experts, or one with <dataset>/<model> in it that is"))
+    group.add_argument("--max_start_epoch", type=positive, default=10, help="students start below this epoch")
+    group.add_argument("--expert_epochs", type=positive, default=1, help="from a student's start to its target")
+    group.add_argument("--lr_teacher", type=rate, default=0.01, help="learning rate of experts, and the synthetic one "
+                       "at its start")
+    group.add_argument("--dry_run", action="store_true", help="print sizes in memory and on disk, and end")
+    return group
+
+
+def add_mtt_args(parser, lr_momentum):
+    group = add_trajectory_args(parser)
+    group.add_argument("--syn_steps", type=positive, default=10, help="SGD steps of a student")
+    group.add_argument("--batch_syn", type=positive, help="synthetic clips a step; by default all")
+    group.add_argument("--experts_per_step", type=positive, default=1, help="their gradients are averaged")
+    group.add_argument("--train_lr", action="store_true", help="learn the synthetic learning rate")
+    group.add_argument("--lr_lr", type=rate, help="learning rate of the synthetic learning rate; without a value "
+                       "1e-5, and given alone it means --train_lr")
+    group.add_argument("--lr_momentum", type=rate, default=lr_momentum, help="momentum of its SGD")
+    group.add_argument("--min_lr", type=rate, default=1e-3, help="it does not fall below this")
+    group.add_argument("--grad_clip", type=above_zero, help="longest gradient of the set; longer ones are shortened")
+    group.add_argument("--unroll", choices=UNROLLS, default="adjoint",
+                       help="both exact; full keeps the graphs of all steps in memory")
+
+
+# ---- what is read of them -----------------------------------------------------------------------------------------
+
+def spec_of(args, view=None):
+    """The spec of the data set that a script's arguments name."""
+    return get_spec(args.dataset, args.frames, args.im_size, view, args.split, args.split_file, args.classes)
+
+
+def check_args(args, view=None):
+    """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
+    spec = spec_of(args, view)
+    check_network(args.model, spec, args.dataset)
+    pool = get_eval_pool(args.eval_mode, args.model)
+    for network in pool:
+        check_network(network, spec, args.dataset)
+    augment.parse(args.dsa_strategy, args.dsa_param)
+    if args.cuda_graphs:
+        device = resolve_device(args.device)
+        if device.type != "cuda" or (device.index is None and torch.cuda.device_count() > 1):
+            raise ValueError("--cuda_graphs needs one CUDA device: give --device cuda:0, or leave it out")
+    return spec, pool
+
+
+def dsa_of(args):
+    """The Augmentation that a script's arguments ask for."""
+    return augment.parse(args.dsa_strategy, args.dsa_param)
+
+
+def data_settings(args):
+    """What `get_dataset` takes of a script's arguments."""
+    return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
+            "im_size": args.im_size, "split": args.split, "split_file": args.split_file, "classes": args.classes,
+            "preload": args.preload, "num_workers": args.num_workers, "skip_missing": args.skip_missing,
+            "clips_on": args.clips_on}
+
+
+def eval_settings(args, device, syn_lr=None):
+    """What `evaluate_synset` takes of a script's arguments. syn_lr: the rate that was learned with the set, which some
+    protocols train networks at."""
+    learned = syn_lr is not None and PROTOCOLS[args.protocol].learned_rate
+    return {"epochs": args.epoch_eval_train, "lr": syn_lr if learned else args.lr_net, "batch_size": args.batch_train,
+            "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args),
+            "dtype": resolve_precision(args.precision, device), "graphs": args.cuda_graphs}
+
+
+def eval_iterations(args):
+    """The start, every eval_it from startIt (or eval_it) on, and the end."""
+    first = args.startIt or args.eval_it
+    return {0, *range(first, args.Iteration + 1, args.eval_it), args.Iteration}
+
+
+def set_rates(args, synset, sgd=None):
+    """(optimizer, {name: learning rate}) of a set. Rate 0 leaves tensors as they are, as those that the set keeps
+    frozen. sgd: as in `set_parser`. ValueError if nothing would be trained."""
+    given = {name: getattr(args, name) for name in synset.rates if getattr(args, name) is not None}
+    optim = args.optim or ("sgd" if given else "adam")
+    if optim == "sgd":
+        rates = {name: (sgd or {}).get(name, default) for name, (_, default, _) in synset.rates.items()}
+    else:
+        rates = {name: default for name, (_, _, default) in synset.rates.items()}
+    frozen = [name for name, tensors in synset.groups().items() if not tensors]
+    rates |= given | dict.fromkeys(frozen, 0.0)
+    if not any(rates.values()):
+        raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
+    return optim, rates
+
+
+def run_name(args, synset):
+    """What a run is called where --name does not say it."""
+    return f"{args.dataset}_{args.model}_{synset.clips_flag}{synset.num_slots}_seed{args.seed}"
+
+
+# ---- scripts ------------------------------------------------------------------------------------------------------
+
+def cli(main):
+    """Runs a script: bad input ends in one line that says what to do; Ctrl-C in 130. S2D_DEBUG=1 shows tracebacks."""
+    keep_memory()
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"stopped. {stop}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, torch.OutOfMemoryError, MemoryError) as error:
+        if os.environ.get("S2D_DEBUG"):
+            raise
+        if not isinstance(error, (ValueError, OSError)):
+            error = (f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, or, on a GPU, give "
+                     "--clips_on host, and go on with --resume")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
