@@ -74,9 +74,9 @@ def uint8(clips, indices, generator=None, segment=(0, 1)):
     return clips.read(*clips.sample_frames(indices, generator, segment))
 
 
-def run_script(script, *args, cwd=None, check=True, **kwargs):
+def run_script(script, *args, cwd=None, check=True, env=None, **kwargs):
     """A script as a user runs it, in a process of its own; on the CPU unless it is given --device cuda."""
-    hidden = {} if "cuda" in args else {"CUDA_VISIBLE_DEVICES": ""}
+    hidden = {**({} if "cuda" in args else {"CUDA_VISIBLE_DEVICES": ""}), **(env or {})}
     done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=cwd, capture_output=True, text=True,
                           env={**os.environ, **hidden}, **kwargs)
     assert not check or done.returncode == 0, done.stderr[-3000:]

@@ -121,7 +121,7 @@ def test_a_killed_writer_leaves_no_half_data_set(few, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(motiondigits, "render", render)
         killed_at(tmp_path / "marker", motiondigits.make, tmp_path / "data")
-    assert visible(tmp_path / "data") == [".MotionDigits.unfinished"]
+    assert [name.startswith(".MotionDigits.tmp-") for name in visible(tmp_path / "data")] == [True]
     assert contents(motiondigits.make(tmp_path / "data")) == whole
     assert visible(tmp_path / "data") == ["MotionDigits"]
 

@@ -1,0 +1,100 @@
+"""The examples of docs/extending.md do what the page says: each is added, run, and taken out again."""
+import csv
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import distill_coreset
+import distill_DC
+import distill_DM
+import distill_MTT
+import evaluate
+import networks
+from conftest import NET, ROOT, run_script
+from distill_utils import check, dataset, synset
+
+BLOCKS = re.findall(r"```python\n# (.*?)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+FAST = ["--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--name", "x"]
+
+
+def example(words):
+    code, = (code for title, code in BLOCKS if words in title)
+    return code
+
+
+@pytest.fixture
+def add(monkeypatch):
+    """add(words, module, table): executes an example in a module, whose table has the new row until the test ends."""
+    def call(words, module, table):
+        before = set(vars(module))
+        monkeypatch.setattr(module, table, dict(getattr(module, table)))
+        exec(compile(example(words), f"docs/extending.md: {words}", "exec"), vars(module))
+        for name in set(vars(module)) - before:
+            monkeypatch.setattr(module, name, vars(module)[name], raising=False)
+        return getattr(module, table)
+    return call
+
+
+def run(module, monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+    module.main()
+
+
+def test_a_data_set_and_a_network_are_a_row_each(add, tmp_path, monkeypatch, capsys):
+    add("a row of DATASETS", dataset, "DATASETS")
+    rows = [(f"{label}{split}{i}", label, split) for label in ("Still", "Waving") for split in ("train", "test")
+            for i in range(2)]
+    for name, label, _ in rows:
+        folder = tmp_path / "Waves" / "jpegs_112" / name
+        folder.mkdir(parents=True)
+        for t in range(8):
+            light = np.full((16, 16, 3), 40 * (t % 4) if label == "Waving" else 60, np.uint8)
+            Image.fromarray(light).save(folder / f"frame{t + 1:06d}.jpg")
+    with open(tmp_path / "Waves" / "waves_splits.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("folder_name", "label", "split"), *rows])
+    run(check, monkeypatch, "Waves", "--data_path", tmp_path)
+    assert capsys.readouterr().out.splitlines()[-1] == "READY: Waves has 4 training and 4 test clips of 2 classes."
+    add("a class of networks.py", networks, "NETWORKS")
+    for name in ("NETWORKS",):
+        monkeypatch.setattr(sys.modules["utils"], name, networks.NETWORKS)
+    run(distill_DM, monkeypatch, "--dataset", "Waves", "--model", "FrameDifference", "--data_path", tmp_path,
+        "--save_path", tmp_path / "result", "--Iteration", 2, "--batch_real", 2, *FAST, "--epoch_eval_train", 20)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("RESULT "))
+    assert result["network"] == "FrameDifference" and result["dataset"] == "Waves" and result["top1_mean"] == 1
+
+
+def test_a_set_is_a_class_and_works_under_every_loss(add, few_digits, few_experts, tmp_path, monkeypatch, capsys):
+    sets = add("a class of distill_utils/synset.py", synset, "SETS")
+    where = ["--model", NET, "--data_path", few_digits, "--save_path", tmp_path, *FAST]
+    for module, method, flags in (
+            (distill_DM, "Half-DM", ["--Iteration", 2, "--batch_real", 2]),
+            (distill_DC, "Half-DC", ["--Iteration", 1, "--batch_real", 2]),
+            (distill_MTT, "Half-MTT", ["--Iteration", 2, "--syn_steps", 2, "--max_start_epoch", 2, "--buffer_path",
+                                       few_experts]),
+            (distill_coreset, "Half-random", ["--store", "uint8"])):
+        monkeypatch.setattr(module, "SETS", sets)
+        run(module, monkeypatch, "--set", "half", *where, *flags)
+        file = tmp_path / method / "x" / "synset.safetensors"
+        loaded, header = synset.load_synset(file)
+        assert header["method"] == method and loaded.videos.shape == (10, 8, 3, 16, 16)
+        assert json.loads(capsys.readouterr().out.splitlines()[-1][7:])["storage_bytes"] in (245_760, 61_440 + 24)
+    run(evaluate, monkeypatch, "--synset", file, *where)
+    assert torch.isfinite(synset.load_synset(file)[0].render(*synset.all_pairs(loaded))[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", synset.SETS)
+def test_a_loss_is_a_script_and_works_with_every_set(kind, few_digits, tmp_path):
+    script = tmp_path / "distill_Mean.py"
+    script.write_text(example("distill_Mean.py"))
+    done = run_script(script, "--set", kind, "--model", NET, "--data_path", few_digits, "--save_path", tmp_path,
+                      "--Iteration", 30, "--eval_it", 30, *FAST, env={"PYTHONPATH": str(ROOT)})
+    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / result["method"] / "x" / "metrics.jsonl").read_text(
+        ).splitlines() if "loss" in json.loads(line)]
+    assert result["method"].endswith("Mean") and losses[-1] < losses[0]
