@@ -128,8 +128,8 @@ def add_data_args(parser, named=True):
                        "1 if not given")
     group.add_argument("--split_file", help="a csv with the columns folder_name,label,split (train or test), in place "
                        "of the data set's own")
-    group.add_argument("--classes", help="use these classes alone, separated by commas, such as Archery,Bowling; if "
-                       "not given, all")
+    group.add_argument("--classes", help="use these classes alone, separated by commas, such as Archery,Bowling (a "
+                       "name that has a comma in quotes); if not given, all")
     # None and not False: runs and experts from before this flag go on
     group.add_argument("--skip_missing", action="store_true", default=None, help="train without the clips that are "
                        "not there, or not whole, and say how many")

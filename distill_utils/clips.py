@@ -139,13 +139,13 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
     stem = _cache_stem(dataset)
-    path = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy"
+    path, same = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy", f"{stem}-{'?' * 16}.npy"
     if not path.is_file():
         with locked(cache_path / f".{stem}.lock"):
             if not path.is_file():
-                remove(*cache_path.glob(f".{stem}-*.tmp*"))     # of a build that was killed: we hold the lock
+                remove(*cache_path.glob(f".{same}.tmp*"))       # of a build that was killed: we hold the lock
                 _build(path, dataset, num_workers)
-                remove(*(stale for stale in cache_path.glob(f"{stem}-*.npy") if stale != path))
+                remove(*(stale for stale in cache_path.glob(same) if stale != path))
     frames = np.load(path, mmap_mode="r")
     return np.array(frames) if preload else frames
 

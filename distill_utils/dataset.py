@@ -184,13 +184,14 @@ def _choose_fold(spec, fold, split_file):
 
 
 def _choose_classes(spec, text, name):
-    """The same data set with those of its classes that the text names, separated by commas, in the order they had."""
-    wanted = {label.strip().lower() for label in text.split(",") if label.strip()}
+    """The same data set with those of its classes that the text names, separated by commas (a name that has one in
+    quotes), in the order they had."""
+    wanted = {label.strip().lower() for label in next(csv.reader([text], skipinitialspace=True)) if label.strip()}
     known = {label.lower() for label in spec.classes}
     if wanted - known:
         raise ValueError(f"--classes {min(wanted - known)!r} is not one of the {spec.num_classes} classes of --dataset "
                          f"{name}: choose some of {', '.join(spec.classes[:10])}"
-                         + (", ..." if spec.num_classes > 10 else ""))
+                         + (", ..." if spec.num_classes > 10 else "") + ' (a name with a comma in "quotes")')
     if len(wanted) < 2:
         raise ValueError(f"--classes {text!r} leaves {len(wanted)} class: give at least two, separated by commas")
     if spec.rule is None and spec.view == "single" and not spec.images:
