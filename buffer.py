@@ -75,17 +75,18 @@ def main():
     rules, dsa, device = utils.PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
     dtype = resolve_precision(args.precision, device)
     set_kernels(precision_name(args.precision, device), device)
-    kept = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
+    saved_epochs = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
     network = utils.get_network(args.model, spec, "meta")
     sizes = [value.numel() for value in parameters(network).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
     folder = expert_folder(args.buffer_path, args.dataset, args.model)
-    plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": kept[-1],
-            "snapshots": len(kept), "buffer_bytes": args.num_experts * len(kept) * sum(sizes) * element}
+    plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": saved_epochs[-1],
+            "snapshots": len(saved_epochs), "buffer_bytes": args.num_experts * len(saved_epochs) * sum(sizes) * element}
     if args.dry_run:
         if spec.clips and spec.fold in spec.clips:      # where the number of training clips is known beforehand
             clips, _ = spec.clips[spec.fold]
-            plan["operations"] = args.num_experts * kept[-1] * estimate.training_operations(network, spec, clips)
+            epoch = estimate.training_operations(network, spec, clips)
+            plan["operations"] = args.num_experts * saved_epochs[-1] * epoch
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in parser.may_change | {"dry_run"}}
@@ -104,7 +105,7 @@ def main():
                                         weight_decay=args.l2)
             step = utils.make_step(network, optimizer, dtype)
             snapshots = {0: snapshot(network)}
-            with progress(range(1, kept[-1] + 1), desc=f"expert {index}", unit="epoch", leave=False) as epochs:
+            with progress(range(1, saved_epochs[-1] + 1), desc=f"expert {index}", unit="epoch", leave=False) as epochs:
                 for epoch in epochs:
                     batches = utils.train_batches(data.train, args.batch_train, generator, device,
                                                   rules.evaluation, dsa)
@@ -113,13 +114,13 @@ def main():
                                           passes=1, dtype=dtype)
                     test_top1.append(test.top1)
                     epochs.set_postfix(train=f"{train_top1[-1]:.3f}", test=f"{test.top1:.3f}", refresh=False)
-                    if epoch in kept:
+                    if epoch in saved_epochs:
                         snapshots[epoch] = snapshot(network)
                     if args.decay and epoch == args.train_epochs // 2:
                         optimizer.param_groups[0]["lr"] *= 0.1
         save_expert(folder, index, network, snapshots, settings, args.expert_dtype, train_top1=train_top1,
                     test_top1=test_top1)
-        tqdm.write(f"expert {index}: epoch {kept[-1]}, top-1 {100 * train_top1[-1]:.1f} % train, "
+        tqdm.write(f"expert {index}: epoch {saved_epochs[-1]}, top-1 {100 * train_top1[-1]:.1f} % train, "
                    f"{100 * test_top1[-1]:.1f} % test", file=sys.stderr)
     print("RESULT " + json.dumps(plan), flush=True)
 

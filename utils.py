@@ -38,11 +38,12 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
         spec.make(data_path)
     cache_path = cache_folder(data_path, cache_path)
     if spec.folder in images.READERS:
-        splits = [Clips(*images.read(spec, data_path, part, cache_path, num_workers, preload), clips_on)
-                  for part in ("train", "test")]
+        splits = [Clips(*images.read(spec, data_path, split_name, cache_path, num_workers, preload), clips_on)
+                  for split_name in ("train", "test")]
     else:
         rows = read_split(spec, data_path)
-        folders = [FrameFolder(spec, data_path, part, bool(skip_missing), rows) for part in ("train", "test")]
+        folders = [FrameFolder(spec, data_path, split_name, bool(skip_missing), rows)
+                   for split_name in ("train", "test")]
         splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload), clips_on)
                   for folder in folders]
     official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))

@@ -88,7 +88,7 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
 
 
 def verdict(name, spec, sets, lost, unreadable, skip_missing):
-    missing, broken = (sum(map(len, part.values())) for part in (lost, unreadable))
+    missing, broken = (sum(map(len, clips.values())) for clips in (lost, unreadable))
     absent = [f"{spec.classes[k]} ({split})" for split, found in sets.items()
               for k in np.flatnonzero(np.bincount(found.labels, minlength=spec.num_classes) == 0)]
     clips = " and ".join(f"{len(found.names)} {word}" for found, word in zip(sets.values(), ("training", "test"),

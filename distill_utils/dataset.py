@@ -354,7 +354,7 @@ class FrameFolder:
         self.missing, self.bad = [], []             # names; (name, what is wrong with it)
         self.names, labels, folders, files = [], [], [], []
         for name, label in progress(clips, desc=f"frames of {base.name} {split}", unit="clip", delay=2, leave=False):
-            folder, kept, problem = self._find(roots, name, spec.classes[label])
+            folder, frames, problem = self._find(roots, name, spec.classes[label])
             if not folder:
                 self.missing.append(name)
             elif problem:
@@ -363,9 +363,9 @@ class FrameFolder:
                 self.names.append(name)
                 labels.append(label)
                 folders.append(folder)
-                files.append(kept)
+                files.append(frames)
         self.labels, self.files = np.array(labels, dtype=np.int64), Files(folders, files)
-        self.counts = np.array([len(kept) for kept in files], dtype=np.int64)
+        self.counts = np.array([len(frames) for frames in files], dtype=np.int64)
         if skip_missing:
             self._skip(len(clips))
         elif skip_missing is None:
@@ -386,10 +386,10 @@ class FrameFolder:
         for root in roots:
             folder = root.find(name, label)
             if folder:
-                kept, problem = self._frames(folder)
+                frames, problem = self._frames(folder)
                 if not problem:
-                    return folder, kept, ""
-                found = found if found[0] else (folder, kept, problem)
+                    return folder, frames, ""
+                found = found if found[0] else (folder, frames, problem)
         return found
 
     def _frames(self, folder):

@@ -337,17 +337,17 @@ def _work(video, folder, settings):
 
 def _update_list(file, lines, videos, source):
     """Rewrites a list {video: why}; what it says of videos that this run was not about stays. Returns its length."""
-    def shown(video):
+    def display(video):
         name = os.path.relpath(video, source)
         return name if name.isprintable() else ascii(name)
 
-    now = {shown(video) for video in videos}
-    kept = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    kept = [line for line in kept if line.partition("\t")[0] not in now]
+    current = {display(video) for video in videos}
+    earlier = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    earlier = [line for line in earlier if line.partition("\t")[0] not in current]
     with replacing(file) as temporary:
-        new = [f"{shown(video)}\t{why}" for video, why in lines.items()]
-        temporary.write_text("".join(f"{line}\n" for line in sorted(kept + new)), encoding="utf-8")
-    return len(kept + new)
+        new = [f"{display(video)}\t{why}" for video, why in lines.items()]
+        temporary.write_text("".join(f"{line}\n" for line in sorted(earlier + new)), encoding="utf-8")
+    return len(earlier + new)
 
 
 def extract_table(description, name, like, stretch):

@@ -59,8 +59,8 @@ def from_torchvision(spec, data_path, split):
     elif pixels.shape[-1] == 3:         # (N, H, W, 3)
         pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[-1] != spec.size:
-        pixels = torch.cat([transform.resize(part, [spec.size, spec.size], antialias=True)
-                            for part in pixels.split(1024)])
+        pixels = torch.cat([transform.resize(chunk, [spec.size, spec.size], antialias=True)
+                            for chunk in pixels.split(1024)])
     names = [f"{split}{i:06d}" for i in range(len(pixels))]
     return Images(spec, split, root, names, getattr(stored, labels)), pixels.contiguous().numpy()
 
@@ -70,21 +70,21 @@ def from_class_folders(spec, data_path, split):
     numbered by their sorted names (WordNet ids). TinyImageNet's test images lie in one folder with val_annotations.txt.
     """
     root = Path(data_path) / spec.folder
-    part = root / ("train" if split == "train" else "val")
+    top = root / ("train" if split == "train" else "val")
     classes = sorted(name for name in listing(root / "train") if re.fullmatch(r"n\d{8}", name))
     if len(classes) != spec.num_classes:
         raise DataError(f"{root / 'train'} has {len(classes)} class folders (n01440764, ...); {root.name} has "
                         f"{spec.num_classes}: put its official folders there")
     number = {name: i for i, name in enumerate(classes)}
-    annotations = part / "val_annotations.txt"
+    annotations = top / "val_annotations.txt"
     if split == "test" and annotations.is_file():
         lines = [line.split("\t") for line in annotations.read_text().splitlines()]
-        images = [(name, label, str(part / "images")) for name, label, *_ in lines]
+        images = [(name, label, str(top / "images")) for name, label, *_ in lines]
     else:
         images = []
         for label in classes:
-            below = part / label / "images"
-            folder = str(below if below.is_dir() else part / label)
+            below = top / label / "images"
+            folder = str(below if below.is_dir() else top / label)
             images += [(name, label, folder) for name in sorted(listing(folder)) if name.lower().endswith((".jpeg",
                                                                                                           ".jpg"))]
     unknown = {label for _, label, _ in images} - number.keys()
@@ -92,7 +92,7 @@ def from_class_folders(spec, data_path, split):
         raise DataError(f"{annotations} names the class {min(unknown)!r}, which has no folder in {root / 'train'}")
     files = Files([folder for *_, folder in images], [(name,) for name, *_ in images])
     names = [os.path.splitext(name)[0] for name, *_ in images]
-    return Images(spec, split, part, names, [number[label] for _, label, _ in images], files)
+    return Images(spec, split, top, names, [number[label] for _, label, _ in images], files)
 
 
 READERS = {**dict.fromkeys(TORCHVISION, from_torchvision), "tiny-imagenet-200": from_class_folders,

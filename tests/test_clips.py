@@ -259,9 +259,9 @@ def test_nothing_random_at_test_and_nothing_global_in_training(many, view):
 
 
 def test_start_and_flip_are_one_draw_for_all_frames(many):
-    draw, seen = generator(), set()
+    random, seen = generator(), set()
     for _ in range(60):
-        numbers, columns, blue = frames_of(uint8(many[0], [6, 5, 4], draw))
+        numbers, columns, blue = frames_of(uint8(many[0], [6, 5, 4], random))
         steps = numbers.long().diff(dim=1)
         assert (steps == torch.tensor([4, 2, 1])[:, None]).all() and (blue == torch.tensor([6, 5, 4])[:, None]).all()
         flipped = columns[:, 0, 0] == 7
@@ -323,9 +323,9 @@ def test_draws_by_class_without_repeats(tree, n):
 
 def test_how_classes_are_cut_into_calls_changes_nothing(tree):
     sampler = ClassSampler(load(tree))
-    together, draw = sampler.sample([0, 1, 2], 5, generator()), generator()
-    assert torch.cat([sampler.sample([0, 1], 5, draw), sampler.sample([2], 5, draw)]).equal(together)
-    assert not sampler.sample([0, 1, 2], 5, draw).equal(together)
+    together, random = sampler.sample([0, 1, 2], 5, generator()), generator()
+    assert torch.cat([sampler.sample([0, 1], 5, random), sampler.sample([2], 5, random)]).equal(together)
+    assert not sampler.sample([0, 1, 2], 5, random).equal(together)
 
 
 def test_only_the_drawn_clips_become_floats(digit_data, monkeypatch):

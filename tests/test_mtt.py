@@ -46,9 +46,9 @@ class Problem:
     def inputs(self, i):
         """Synthetic batch i: (clips, labels), slots and hallucinators drawn."""
         classes, slots = all_pairs(self.synset)
-        draw = make_generator("batch", i)
-        chosen = torch.randperm(len(classes), generator=draw)[:self.batch]
-        return self.synset.render(classes[chosen], slots[chosen], draw)
+        generator = make_generator("batch", i)
+        chosen = torch.randperm(len(classes), generator=generator)[:self.batch]
+        return self.synset.render(classes[chosen], slots[chosen], generator)
 
     def step_loss(self, theta, i):
         with seeded(derive_seed("dropout", i)):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from conftest import NET, ROOT, run_script
 from distill_utils.args import cli
-from distill_utils.synset import load_synset
+from distill_utils.synset import SETS, load_synset
 from utils import get_dataset
 
 SCORE = ["--num_eval", 2, "--epoch_eval_train", 1, "--device", "cpu"]
@@ -132,7 +132,69 @@ def test_help_names_the_shared_flags(script, monkeypatch, capsys):
     assert all(flag in text for flag in ("--dataset", "--seed", "--resume", "--wandb", "--device", "--protocol"))
 
 
+PUBLISHED = {   # script -> its defaults, and SGD's learning rates
+    "distill_DC": ({"Iteration": 1000, "momentum": 0.5, "model": "ConvNet", "set": "still"}, {"lr_img": 0.1}),
+    "distill_DM": ({"Iteration": 5000, "momentum": 0.5, "set": "pixels"}, {"lr_img": 30}),
+    "distill_MTT": ({"Iteration": 8000, "momentum": 0.5, "lr_momentum": 0.5, "set": "pixels"}, {"lr_img": 1e5}),
+    "distill_s2d_DM": ({"Iteration": 5000, "momentum": 0.95, "set": "s2d"},
+                       {"lr_static": 100, "lr_dynamic": 1e-4, "lr_hal": 1e-5}),
+    "distill_s2d_MTT": ({"Iteration": 10000, "momentum": 0.95, "lr_momentum": 0.9, "set": "s2d"},
+                        {"lr_static": 100, "lr_dynamic": 1e4, "lr_hal": 1e-3})}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_defaults(name, parse, monkeypatch, capsys):
+    module, (defaults, rates) = importlib.import_module(name), PUBLISHED[name]
+    args = vars(parse(module, []))
+    assert {key: args[key] for key in defaults} == defaults and all(args[rate] is None for rate in rates)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        module.main()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(re.search(rf"--{rate} \S+ of [^;]*; by default {re.escape(f'{value:g}')} for SGD", shown)
+               for rate, value in rates.items())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_rates_that_are_shown_are_those_that_are_used(name, parse, monkeypatch):
+    """SGD without rates: what `make_optimizer` is given."""
+    module, (_, rates) = importlib.import_module(name), PUBLISHED[name]
+    seen = []
+
+    class Seen(BaseException):
+        pass
+
+    def set_rates(args, synset, sgd=None):
+        seen.append(original(args, synset, sgd))
+        raise Seen
+
+    home = sys.modules[module.main.func.__module__ if hasattr(module.main, "func") else name]
+    original = home.set_rates
+    monkeypatch.setattr(home, "set_rates", set_rates)
+    monkeypatch.setattr(sys, "argv", [name, "--optim", "sgd"])
+    with pytest.raises(Seen):
+        module.main()
+    assert seen == [("sgd", rates)]
+
+
+@pytest.mark.parametrize("module,kind", [(name, kind) for name in ("distill_DC", "distill_DM", "distill_MTT")
+                                         for kind in SETS])
+def test_help_has_the_flags_of_the_set(module, kind, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--set", kind, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main()
+    shown = capsys.readouterr().out
+    assert all(f"--{rate} " in shown for rate in SETS[kind].rates)
+    assert (f"--{SETS[kind].clips_flag} " in shown or f"--{SETS[kind].clips_flag}," in shown)
+
+
 BAD = {
+    "set": ("distill_DM.py", ["--set", "voxels"], "--set: invalid choice: 'voxels' .*choose from .*pixels.*still.*s2d"),
+    "set of a pair": ("distill_s2d_DM.py", ["--set", "pixels"], "--set: invalid choice: 'pixels' .*choose from .*s2d"),
+    "flag of another set": ("distill_DM.py", ["--vpc", 2], "unrecognized arguments: --vpc 2"),
+    "images and movement": ("distill_DC.py", ["--set", "s2d", "--dataset", "singleMotionDigits", "--model", "ConvNet"],
+                            "--dataset singleMotionDigits gives single frames"),
+    "network of a set": ("distill_DC.py", ["--set", "pixels", "--model", "ConvNet"], "--model ConvNet takes images"),
     "unknown data set": ("distill_DM.py", ["--dataset", "UCF102"], "unknown --dataset 'UCF102': choose .*Digits"),
     "missing data": ("distill_DM.py", ["--dataset", "miniUCF101"], "no frame folders at .*jpegs_112.*--data_path"),
     "unknown network": ("distill_DM.py", ["--model", "ResNet3D"], "ResNet3D.*ConvNet3D"),

@@ -25,9 +25,9 @@ IMAGE = SHAPE[1:]
 
 
 def filled(synset, seed=0):
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for tensor in synset.parameters():
-        tensor.data = torch.randn(tensor.shape, generator=draw)
+        tensor.data = torch.randn(tensor.shape, generator=generator)
     return synset
 
 
@@ -37,7 +37,7 @@ def sets():
             filled(StaticDynamicSet(10, 1, 2, 3, SHAPE, hal_mode="add"))]
 
 
-def draw(seed=0):
+def make(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
@@ -98,7 +98,7 @@ def test_a_slot_draws_from_its_own_memories_only_and_from_all_of_them(vpc, spc, 
     synset.static.data = (1000.0 * k + 100 * s).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2).clone()
     synset.dynamic.data = torch.arange(dpc).float().view(1, -1, 1, 1, 1, 1).expand(4, -1, 1, 1, 2, 2).clone()
     classes, slots = all_pairs(synset)
-    seen, generator = {}, draw()
+    seen, generator = {}, make()
     for _ in range(150):
         clips, labels = synset.render(classes, slots, generator)
         for value, label, slot in zip(clips[:, 0, 0, 0, 0].tolist(), labels.tolist(), slots.tolist(), strict=True):
@@ -115,7 +115,7 @@ def test_every_hallucinator_is_drawn_and_one_draw_serves_one_clip():
     for i, hallucinator in enumerate(synset.hallucinators):
         hallucinator.conv.weight.data.zero_()
         hallucinator.conv.bias.data.fill_(i)
-    clips, _ = synset.render(*all_pairs(synset), draw())
+    clips, _ = synset.render(*all_pairs(synset), make())
     assert set(clips.unique().tolist()) == {0.0, 1.0, 2.0} and all(len(clip.unique()) == 1 for clip in clips)
 
 
@@ -123,8 +123,8 @@ def test_every_hallucinator_is_drawn_and_one_draw_serves_one_clip():
 def test_rendering_is_one_batch_with_gradients_and_follows_its_generator(synset):
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    a, labels = synset.render(*all_pairs(synset), draw(3))
-    b, _ = synset.render(*all_pairs(synset), draw(3))
+    a, labels = synset.render(*all_pairs(synset), make(3))
+    b, _ = synset.render(*all_pairs(synset), make(3))
     assert torch.equal(a, b) and torch.equal(torch.get_rng_state(), state)
     assert labels.tolist() == [k for k in range(10) for _ in range(synset.num_slots)]
     a.square().sum().backward()
@@ -178,7 +178,7 @@ def test_storage_of_the_published_sizes():
 
 def test_real_clips_stored_as_uint8_lose_nothing(digit_data):
     synset = VideoSet(10, 1, SHAPE)
-    synset.videos.data = digit_data.train.random_clips(1, draw()).flatten(0, 1)
+    synset.videos.data = digit_data.train.random_clips(1, make()).flatten(0, 1)
     loaded = as_stored(synset, "uint8", SPEC)
     torch.testing.assert_close(loaded.videos, synset.videos, rtol=0, atol=1e-5)
     assert storage_bytes(synset, "uint8", SPEC) == 10 * 8 * 3 * 32 * 32 + 24

@@ -88,16 +88,16 @@ def test_standard_tests_the_centre_clip_once_and_paper_random_clips_three_times(
     calls = []
     get = type(tiny.test).get
 
-    def record(self, indices, draw=None, *args, **kwargs):
-        calls.append((len(indices), draw))
-        return get(self, indices, draw, *args, **kwargs)
+    def record(self, indices, generator=None, *args, **kwargs):
+        calls.append((len(indices), generator))
+        return get(self, indices, generator, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny.test), "get", record)
     evaluate(network, tiny.test)
     assert calls == [(30, None)]
     calls.clear()
     evaluate(network, tiny.test, protocol="paper")
-    assert [n for n, _ in calls] == [30, 30, 30] and all(draw is not None for _, draw in calls)
+    assert [n for n, _ in calls] == [30, 30, 30] and all(generator is not None for _, generator in calls)
 
 
 def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, network):
