@@ -13,24 +13,8 @@ import torch
 from tqdm import tqdm
 
 import utils
+from distill_utils import args as flags
 from distill_utils import estimate
-from distill_utils.args import (
-    Parser,
-    add_data_args,
-    add_device_arg,
-    add_dsa_args,
-    add_model_arg,
-    add_protocol_args,
-    add_trajectory_args,
-    cli,
-    data_settings,
-    dsa_of,
-    may_change,
-    not_negative,
-    positive,
-    rate,
-    spec_of,
-)
 from distill_utils.device import precision_name, resolve_device, resolve_precision, set_kernels
 from distill_utils.progress import progress
 from distill_utils.seeds import derive_seed, make_generator, seeded
@@ -49,30 +33,30 @@ from distill_utils.trajectories import (
 
 def main():
     # arguments
-    parser = Parser(__doc__)
-    add_data_args(parser)
-    group = add_trajectory_args(parser)
+    parser = flags.Parser(__doc__)
+    flags.add_data_args(parser)
+    group = flags.add_trajectory_args(parser)
     group.add_argument("--keep_epochs", choices=KEEP, default="needed", help="needed: the snapshots that "
                        "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
     group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="of the snapshots")
-    may_change(group.add_argument("--save_interval", help="ignored: other programs save so many experts in a "
+    flags.may_change(group.add_argument("--save_interval", help="ignored: other programs save so many experts in a "
                                   "file, and here each has a file of its own"))
     group = parser.add_argument_group("experts")
-    add_model_arg(group)
-    may_change(group.add_argument("--num_experts", type=positive, default=30))
-    group.add_argument("--train_epochs", type=positive, default=50)
-    group.add_argument("--batch_train", type=positive, default=256)
-    group.add_argument("--mom", type=rate, default=0.0, help="momentum")
-    group.add_argument("--l2", type=rate, default=0.0, help="weight decay")
+    flags.add_model_arg(group)
+    flags.may_change(group.add_argument("--num_experts", type=flags.positive, default=30))
+    group.add_argument("--train_epochs", type=flags.positive, default=50)
+    group.add_argument("--batch_train", type=flags.positive, default=256)
+    group.add_argument("--mom", type=flags.rate, default=0.0, help="momentum")
+    group.add_argument("--l2", type=flags.rate, default=0.0, help="weight decay")
     group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs")
-    group.add_argument("--seed", type=not_negative, default=0)
-    add_protocol_args(group)
-    add_device_arg(group)
-    add_dsa_args(parser)
+    group.add_argument("--seed", type=flags.not_negative, default=0)
+    flags.add_protocol_args(group)
+    flags.add_device_arg(group)
+    flags.add_dsa_args(parser)
     args = parser.parse_args()
-    spec = spec_of(args)
+    spec = flags.spec_of(args)
     utils.check_network(args.model, spec, args.dataset)
-    rules, dsa, device = utils.PROTOCOLS[args.protocol], dsa_of(args), resolve_device(args.device)
+    rules, dsa, device = utils.PROTOCOLS[args.protocol], flags.dsa_of(args), resolve_device(args.device)
     dtype = resolve_precision(args.precision, device)
     set_kernels(precision_name(args.precision, device), device)
     saved_epochs = epochs_to_keep(args.train_epochs, args.max_start_epoch, args.expert_epochs, keep=args.keep_epochs)
@@ -94,7 +78,7 @@ def main():
     check_settings(folder, settings)
 
     # data
-    data = utils.get_dataset(**data_settings(args))
+    data = utils.get_dataset(**flags.data_settings(args))
 
     # experts: all epochs after the last snapshot would change nothing in the file, so they are not trained
     for index in missing_experts(folder, args.num_experts):
@@ -126,4 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

@@ -9,20 +9,7 @@ Still images are matched with single frames, under networks of images; the run's
 import torch
 
 import utils
-from distill_utils.args import (
-    add_distill_args,
-    add_real_args,
-    check_args,
-    cli,
-    data_settings,
-    dsa_of,
-    eval_iterations,
-    eval_settings,
-    positive,
-    run_name,
-    set_parser,
-    set_rates,
-)
+from distill_utils import args as flags
 from distill_utils.clips import ClassSampler
 from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, gradients, has_batchnorm
 from distill_utils.run import Run
@@ -33,28 +20,29 @@ SGD = {"lr_img": 0.1}
 
 def main():
     # arguments
-    parser, kind = set_parser(__doc__, SETS, default="still", sgd=SGD)
-    add_distill_args(parser, iterations=1000, momentum=0.5)
-    group = add_real_args(parser)
+    parser, kind = flags.set_parser(__doc__, SETS, default="still", sgd=SGD)
+    flags.add_distill_args(parser, iterations=1000, momentum=0.5)
+    group = flags.add_real_args(parser)
     group.add_argument("--dis_metric", choices=DISTANCES, default="ours", help="distance between gradients")
-    group.add_argument("--outer_loop", type=positive, help="steps of the set for each network; by default of --ipc")
-    group.add_argument("--inner_loop", type=positive, help="epochs of the network between them; by default of --ipc")
+    group.add_argument("--outer_loop", type=flags.positive, help="steps of the set for each network; if not given, "
+                       "DC's own number for so many clips a class")
+    group.add_argument("--inner_loop", type=flags.positive, help="epochs of the network between them; the same")
     view = None
     if kind == "still":     # any data set is read as its single frames
         view = "single"
         parser.set_defaults(model="ConvNet")
     args = parser.parse_args()
-    spec, pool = check_args(args, view)
+    spec, pool = flags.check_args(args, view)
     synset = SETS[kind].from_args(args, spec)
-    optim, rates = set_rates(args, synset, SGD)
+    optim, rates = flags.set_rates(args, synset, SGD)
     outer_loop, inner_loop = get_loops(synset.num_slots)
     outer_loop, inner_loop = args.outer_loop or outer_loop, args.inner_loop or inner_loop
-    rules, dsa = utils.PROTOCOLS[args.protocol], dsa_of(args)
+    rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
 
     # run, data
-    run = Run(parser, args, method_name("DC", kind, published="still"), run_name(args, synset))
-    data = utils.get_dataset(**data_settings(args), view=view)
-    sampler, settings = ClassSampler(data.train), eval_settings(args, run.device)
+    run = Run(parser, args, method_name("DC", kind, published="still"), flags.run_name(args, synset))
+    data = utils.get_dataset(**flags.data_settings(args), view=view)
+    sampler, settings = ClassSampler(data.train), flags.eval_settings(args, run.device)
 
     # set
     synset.start(data.train, run.derive("start"))
@@ -68,7 +56,7 @@ def main():
 
     # loop
     for it in run.loop(args.Iteration):
-        if it in eval_iterations(args):
+        if it in flags.eval_iterations(args):
             run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset)
         if it == args.Iteration:
             break
@@ -114,4 +102,4 @@ def get_loops(ipc):
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

@@ -6,21 +6,7 @@
 from functools import partial
 
 import utils
-from distill_utils.args import (
-    add_distill_args,
-    add_real_args,
-    check_args,
-    cli,
-    data_settings,
-    dsa_of,
-    eval_iterations,
-    eval_settings,
-    may_change,
-    positive,
-    run_name,
-    set_parser,
-    set_rates,
-)
+from distill_utils import args as flags
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
 from distill_utils.device import in_precision, resolve_precision
@@ -33,28 +19,28 @@ from distill_utils.synset import SETS, all_pairs, method_name
 def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None):
     """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
     # arguments
-    parser, kind = set_parser(description, SETS, only, sgd=sgd)
-    add_distill_args(parser, iterations, momentum)
-    group = add_real_args(parser)
-    group.add_argument("--bank", type=positive, metavar="P", help="draw the networks from P seeded ones, whose class "
-                       "means over all training clips (centre clips, both flips) are computed once, for all runs on "
-                       "this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. If "
-                       "not given, a fresh network and --batch_real clips of each class an iteration (as published)")
-    may_change(group.add_argument("--chunk", type=positive, default=640, help="real samples in memory as floats at a "
-                                  "time; with a bank, synthetic ones"))
+    parser, kind = flags.set_parser(description, SETS, only, sgd=sgd)
+    flags.add_distill_args(parser, iterations, momentum)
+    group = flags.add_real_args(parser)
+    group.add_argument("--bank", type=flags.positive, metavar="P", help="draw the networks from P seeded ones, whose "
+                       "class means over all training clips (centre clips, both flips) are computed once, for all runs "
+                       "on this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. "
+                       "If not given, a fresh network and --batch_real clips of each class an iteration (as published)")
+    flags.may_change(group.add_argument("--chunk", type=flags.positive, default=640, help="real samples in memory as "
+                                        "floats at a time; with a bank, synthetic ones"))
     args = parser.parse_args()
-    spec, pool = check_args(args)
+    spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
-    optim, rates = set_rates(args, synset, sgd)
-    rules, dsa = utils.PROTOCOLS[args.protocol], dsa_of(args)
+    optim, rates = flags.set_rates(args, synset, sgd)
+    rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
     if dsa.parts and args.bank:
         raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
                          "iteration: leave out one of them")
 
     # run, data
-    run = Run(parser, args, method_name("DM", kind), run_name(args, synset))
-    data = utils.get_dataset(**data_settings(args))
-    settings, dtype = eval_settings(args, run.device), resolve_precision(args.precision, run.device)
+    run = Run(parser, args, method_name("DM", kind), flags.run_name(args, synset))
+    data = utils.get_dataset(**flags.data_settings(args))
+    settings, dtype = flags.eval_settings(args, run.device), resolve_precision(args.precision, run.device)
 
     # set
     synset.start(data.train, run.derive("start"))
@@ -87,7 +73,7 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None
 
     # loop
     for it in run.loop(args.Iteration):
-        if it in eval_iterations(args):
+        if it in flags.eval_iterations(args):
             run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset)
         if it == args.Iteration:
             break
@@ -105,4 +91,4 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

@@ -12,20 +12,8 @@ from torch import nn
 
 import networks
 import utils
+from distill_utils import args as flags
 from distill_utils import estimate
-from distill_utils.args import (
-    add_distill_args,
-    add_mtt_args,
-    check_args,
-    cli,
-    data_settings,
-    dsa_of,
-    eval_iterations,
-    eval_settings,
-    run_name,
-    set_parser,
-    set_rates,
-)
 from distill_utils.matching import add_gradients, mtt_gradient, student_loss
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
@@ -38,14 +26,14 @@ SGD = {"lr_img": 1e5}       # miniUCF101 at one clip a class (S2D, arXiv 2312.00
 def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momentum=0.5, sgd=SGD):
     """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
     # arguments
-    parser, kind = set_parser(description, SETS, only, sgd=sgd)
-    add_distill_args(parser, iterations, momentum)
-    add_mtt_args(parser, lr_momentum)
+    parser, kind = flags.set_parser(description, SETS, only, sgd=sgd)
+    flags.add_distill_args(parser, iterations, momentum)
+    flags.add_mtt_args(parser, lr_momentum)
     args = parser.parse_args()
-    spec, pool = check_args(args)
+    spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
-    optim, rates = set_rates(args, synset, sgd)
-    rules, dsa = utils.PROTOCOLS[args.protocol], dsa_of(args)
+    optim, rates = flags.set_rates(args, synset, sgd)
+    rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
     with torch.device("meta"):      # shapes alone
         network = networks.lookup(args.model)(spec)
     if args.dry_run:
@@ -65,8 +53,8 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
               "does; students here see each clip standardised by itself", file=sys.stderr)
 
     # run, data
-    run = Run(parser, args, method_name("MTT", kind), run_name(args, synset))
-    data = utils.get_dataset(**data_settings(args))
+    run = Run(parser, args, method_name("MTT", kind), flags.run_name(args, synset))
+    data = utils.get_dataset(**flags.data_settings(args))
 
     # set
     synset.start(data.train, run.derive("start"))
@@ -98,9 +86,9 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
 
     # loop
     for it in run.loop(args.Iteration):
-        if it in eval_iterations(args):
+        if it in flags.eval_iterations(args):
             learned_lr = syn_lr["lr"].item() if lr_optimizer else None
-            settings = eval_settings(args, run.device, learned_lr)
+            settings = flags.eval_settings(args, run.device, learned_lr)
             run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset, syn_lr=learned_lr)
         if it == args.Iteration:
             break
@@ -133,4 +121,4 @@ def student_batch(size, batch, step, seed):
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

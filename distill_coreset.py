@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import networks
 import utils
-from distill_utils.args import check_args, cli, data_settings, eval_settings, not_negative, run_name, set_parser
+from distill_utils import args as flags
 from distill_utils.coreset import METHODS
 from distill_utils.files import replacing
 from distill_utils.progress import progress
@@ -22,15 +22,15 @@ from distill_utils.synset import SETS, method_name
 
 def main():
     # arguments
-    parser, kind = set_parser(__doc__, SETS, trained=False)
+    parser, kind = flags.set_parser(__doc__, SETS, trained=False)
     group = parser.add_argument_group("selection")
     group.add_argument("--method", choices=tuple(METHODS), default="random")
-    group.add_argument("--train_epochs", type=not_negative, default=0,
+    group.add_argument("--train_epochs", type=flags.not_negative, default=0,
                        help="features of herding and k-center: train --model for so many epochs on the real clips")
     group.add_argument("--pretrained_path", help="or read its weights (.safetensors, or a .pt state dict)")
     group.add_argument("--random_features", action="store_true", help="or use a network that was not trained")
     args = parser.parse_args()
-    spec, pool = check_args(args)
+    spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
     sources = [bool(args.train_epochs), bool(args.pretrained_path), args.random_features]
     if args.method != "random" and sum(sources) != 1:
@@ -42,10 +42,10 @@ def main():
     weights = read_weights(args.pretrained_path, args.model, spec) if args.pretrained_path else None
 
     # run, data
-    run = Run(parser, args, method_name(args.method, kind), run_name(args, synset))
-    data = utils.get_dataset(**data_settings(args))
+    run = Run(parser, args, method_name(args.method, kind), flags.run_name(args, synset))
+    data = utils.get_dataset(**flags.data_settings(args))
     data.train.check_count(synset.clips_needed)
-    settings = eval_settings(args, run.device)
+    settings = flags.eval_settings(args, run.device)
     run.resume()
 
     # selection
@@ -106,4 +106,4 @@ def embed_all(network, clips, batch_size, rules, device):
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

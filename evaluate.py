@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 import utils
-from distill_utils.args import check_args, cli, data_settings, eval_settings, may_change, script_parser
+from distill_utils import args as flags
 from distill_utils.run import Run
 from distill_utils.storage import storage_bytes
 from distill_utils.synset import fit, load_synset
@@ -16,15 +16,15 @@ from distill_utils.synset import fit, load_synset
 
 def main():
     # arguments
-    parser = script_parser(__doc__)
+    parser = flags.script_parser(__doc__)
     group = parser.add_argument_group("what is scored")
-    may_change(group.add_argument("--synset", help="the synset.safetensors of a run"))      # but not its content
+    flags.may_change(group.add_argument("--synset", help="the synset.safetensors of a run"))      # but not its content
     group.add_argument("--train_on", choices=("synset", "full"), default="synset", help="full: all real training clips")
     group.add_argument("--model_eval", nargs="+", help="several networks, in place of --eval_mode")
     args = parser.parse_args()
     if (args.train_on == "synset") != bool(args.synset):
         parser.error("give either --synset FILE or --train_on full")
-    spec, pool = check_args(args)
+    spec, pool = flags.check_args(args)
     for network in args.model_eval or ():
         utils.check_network(network, spec, args.dataset)
     pool = list(dict.fromkeys(args.model_eval or pool))
@@ -41,12 +41,12 @@ def main():
     # run, data
     run = Run(parser, args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}",
               folder="score" if again else None, inputs=digests)      # so that no score can replace the set it scores
-    data = utils.get_dataset(**data_settings(args))
+    data = utils.get_dataset(**flags.data_settings(args))
     run.resume()
 
     # evaluation
     train_on = fit(synset, spec).to(run.device) if args.synset else data.train
-    settings = eval_settings(args, run.device, header.get("syn_lr"))
+    settings = flags.eval_settings(args, run.device, header.get("syn_lr"))
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
     if args.synset:     # scored as its file holds it: the same seed gives what its run reported
         run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again,
@@ -70,4 +70,4 @@ def load_fitting(path, spec, dataset):
 
 
 if __name__ == "__main__":
-    cli(main)
+    flags.cli(main)

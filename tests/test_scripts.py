@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from conftest import NET, ROOT, run_script
+from distill_utils import args as flags
 from distill_utils.args import cli
 from distill_utils.synset import SETS, load_synset
 from utils import get_dataset
@@ -168,9 +169,8 @@ def test_the_rates_that_are_shown_are_those_that_are_used(name, parse, monkeypat
         seen.append(original(args, synset, sgd))
         raise Seen
 
-    home = sys.modules[module.main.func.__module__ if hasattr(module.main, "func") else name]
-    original = home.set_rates
-    monkeypatch.setattr(home, "set_rates", set_rates)
+    original = flags.set_rates
+    monkeypatch.setattr(flags, "set_rates", set_rates)
     monkeypatch.setattr(sys, "argv", [name, "--optim", "sgd"])
     with pytest.raises(Seen):
         module.main()
