@@ -16,7 +16,10 @@ from networks import check_network, get_eval_pool
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    """Shows defaults, but where there is none."""
+
+    def _get_help_string(self, action):
+        return super()._get_help_string(action) if action.default not in (None, False, "") else action.help
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,27 +91,32 @@ def set_parser(description, sets, only=None, default="pixels", sgd=None, trained
     first.add_argument("--set", choices=kinds, default=default)
     kind = first.parse_known_args()[0].set
     parser = script_parser(description)
-    parser.add_argument("--set", choices=kinds, default=default, help="how clips are written down")
+    group = parser.add_argument_group("synthetic set")
+    group.add_argument("--set", choices=kinds, default=default, help="the form in which clips are stored and learned: "
+                       + "; ".join(f"{name}: {sets[name].title}" for name in kinds) + ". Each has flags of its own: "
+                       "--set NAME --help shows them")
     sets[kind].add_args(parser, trained)
     if trained:
         group = parser.add_argument_group("learning rates of the set")
         for name, (what, sgd_default, adam_default) in sets[kind].rates.items():
-            group.add_argument(f"--{name}", type=rate, help=f"of {what}; by default "
-                               f"{(sgd or {}).get(name, sgd_default):g} for SGD and {adam_default:g} for Adam")
+            group.add_argument(f"--{name}", type=rate, help=f"learning rate of {what}; if not given, "
+                               f"{(sgd or {}).get(name, sgd_default):g} with SGD and {adam_default:g} with Adam")
     return parser, kind
 
 
 def add_run_args(parser):
     group = parser.add_argument_group("run")
     may_change(group.add_argument("--save_path", default="result", help="results go to <save_path>/<method>/<name>"))
-    may_change(group.add_argument("--name", help="name of the run; by default made of data set, network, clips per "
-                                  "class and seed"))
-    group.add_argument("--seed", type=not_negative, default=0)
+    may_change(group.add_argument(
+        "--name", help="name of the run; if not given, made of data set, network, clips per class and seed"))
+    group.add_argument("--seed", type=not_negative, default=0, help="all random numbers follow from it")
     may_change(group.add_argument("--resume", action="store_true", help="go on where this run stopped, or start it"))
-    may_change(group.add_argument("--overwrite", action="store_true", help="delete the run of this name, start anew"))
+    may_change(group.add_argument(
+        "--overwrite", action="store_true", help="delete the run of this name and start anew"))
     may_change(group.add_argument("--save_it", type=positive, default=100, help="iterations between checkpoints"))
     add_device_arg(group)
-    may_change(group.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled"))
+    may_change(group.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled",
+                                  help="log to Weights & Biases"))
 
 
 def add_device_arg(group):
@@ -118,27 +126,27 @@ def add_device_arg(group):
 def add_data_args(parser, named=True):
     group = parser.add_argument_group("data")
     if named:
-        group.add_argument("--dataset", default="MotionDigits", help="a name of the table DATASETS, or a folder of "
-                           "your own with a split.csv")
+        group.add_argument("--dataset", default="MotionDigits",
+                           help="a name of the table DATASETS, or a folder of your own with a split.csv")
     may_change(group.add_argument("--data_path", default=str(DATA), help="folder of the data sets"))
     may_change(group.add_argument("--cache_path", help="folder of the decoded frames; <data_path>/cache if not given"))
-    group.add_argument("--frames", type=positive, help="frames of a clip, if other than the data set's")
-    group.add_argument("--im_size", type=positive, help="pixels, if other than the data set's")
-    group.add_argument("--split", type=int, choices=(1, 2, 3), help="official split of UCF101, miniUCF101 and HMDB51; "
-                       "1 if not given")
+    group.add_argument("--frames", type=positive, help="frames of a clip, if not as many as the data set has")
+    group.add_argument("--im_size", type=positive, help="height and width in pixels, if not the data set's")
+    group.add_argument("--split", type=int, choices=(1, 2, 3),
+                       help="official split of UCF101, miniUCF101 and HMDB51; 1 if not given")
     group.add_argument("--split_file", help="a csv with the columns folder_name,label,split (train or test), in place "
                        "of the data set's own")
     group.add_argument("--classes", help="use these classes alone, separated by commas, such as Archery,Bowling (a "
                        "name that has a comma in quotes); if not given, all")
     # None and not False: runs and experts from before this flag go on
-    group.add_argument("--skip_missing", action="store_true", default=None, help="train without the clips that are "
-                       "not there, or not whole, and say how many")
+    group.add_argument("--skip_missing", action="store_true", default=None,
+                       help="train without the clips that are not there, or not whole, and say how many")
     may_change(group.add_argument("--preload", action="store_true", help="hold the decoded frames in memory (uint8)"))
     may_change(group.add_argument("--clips_on", choices=LOCATIONS, default="auto", help="where a GPU finds the decoded "
                                   "frames: on the device itself (uint8) or on the host; auto: on the device where "
                                   "those of a split take at most a third of its free memory"))
-    may_change(group.add_argument("--num_workers", type=not_negative, default=0, help="threads that decode; 0: one a "
-                                  "core"))
+    may_change(group.add_argument("--num_workers", type=not_negative, default=0,
+                                  help="threads that decode; 0: one a core"))
 
 
 def add_eval_args(parser, model="ConvNet3D"):
@@ -146,10 +154,11 @@ def add_eval_args(parser, model="ConvNet3D"):
     add_model_arg(group, model)
     group.add_argument("--eval_mode", default="SS", help="networks that score the set: SS and S the same network (S: "
                        "without batch norm), M several architectures, W D A P N B the ablations of DC")
-    group.add_argument("--num_eval", type=positive, default=5, help="networks an evaluation")
-    group.add_argument("--epoch_eval_train", type=positive, default=500, help="epochs on the set")
-    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of the network")
-    group.add_argument("--batch_train", type=positive, default=256, help="batch size of its training")
+    group.add_argument("--num_eval", type=positive, default=5, help="networks trained for each evaluation")
+    group.add_argument("--epoch_eval_train", type=positive, default=500,
+                       help="epochs that each of them is trained on the set")
+    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of these networks")
+    group.add_argument("--batch_train", type=positive, default=256, help="batch size of their training")
     add_protocol_args(group)
     may_change(group.add_argument("--cuda_graphs", action="store_true", help="networks are trained by CUDA graphs: "
                                   "faster where a set and a network are so small that a GPU waits for its launches "
@@ -164,33 +173,33 @@ def add_model_arg(group, model="ConvNet3D"):
 
 def add_protocol_args(group):
     group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard",
-                       help="standard, or paper: as the published numbers were made (see docs/results.md)")
-    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="of networks while they are trained and "
-                       "tested, and of real clips' features in DM; auto: bf16 where the device is fast in it. What is "
-                       "differentiated twice, and all weights, are float32 always. On CUDA float32 convolutions use "
-                       "TF32, unless this is fp32")
+                       help="how sets are evaluated: standard, or as the published numbers were made (docs/results.md)")
+    group.add_argument("--precision", choices=PRECISIONS, default="auto", help="numbers in which networks are trained "
+                       "and tested, and in which DM computes the features of real clips; auto: bf16 where the device "
+                       "is fast in it, otherwise fp32. Weights, and all that is differentiated twice, are float32 in "
+                       "any case. On CUDA, float32 convolutions use TF32 unless this is fp32")
 
 
 def add_dsa_args(parser):
     group = parser.add_argument_group("augmentation (DSA) while matching and while networks are trained")
-    group.add_argument("--dsa_strategy", default="none", help=f"none, or parts of {augment.STRATEGY} joined by _")
-    group.add_argument("--dsa_param", default="", help="such as rotate=10,cutout=0.25, where not DSA's own")
+    group.add_argument("--dsa_strategy", default="none", help=f"none, or some of {augment.STRATEGY}, joined by _")
+    group.add_argument("--dsa_param", default="", help="strengths other than DSA's own, such as rotate=10,cutout=0.25")
 
 
 def add_distill_args(parser, iterations, momentum):
     group = parser.add_argument_group("distillation")
-    may_change(group.add_argument("--Iteration", type=positive, default=iterations))
+    may_change(group.add_argument("--Iteration", type=positive, default=iterations, help="training steps of the set"))
     may_change(group.add_argument("--eval_it", type=positive, default=500, help="iterations between evaluations"))
-    may_change(group.add_argument("--startIt", type=not_negative, default=0, help="first evaluation after the one at "
-                                  "the start"))
-    group.add_argument("--optim", choices=("sgd", "adam"), help="optimizer of the set; by default SGD, as published, "
-                       "where a learning rate of the set is given, and otherwise Adam with rates that suit it")
-    group.add_argument("--momentum", type=rate, default=momentum, help="of SGD")
+    may_change(group.add_argument("--startIt", type=not_negative, default=0,
+                                  help="first evaluation after the one at the start"))
+    group.add_argument("--optim", choices=("sgd", "adam"), help="optimizer of the set; if not given, SGD (as "
+                       "published) where a learning rate of the set is given, otherwise Adam with learning rates of its own")
+    group.add_argument("--momentum", type=rate, default=momentum, help="momentum of SGD")
 
 
 def add_real_args(parser):
     group = parser.add_argument_group("real samples")
-    group.add_argument("--batch_real", type=positive, default=64, help="real samples a class and iteration")
+    group.add_argument("--batch_real", type=positive, default=64, help="real samples of each class in an iteration")
     return group
 
 
@@ -198,28 +207,33 @@ def add_trajectory_args(parser):
     """Of both sides, experts and students: which part of a trajectory is matched."""
     group = parser.add_argument_group("trajectories")
     may_change(group.add_argument("--buffer_path", default="buffers",
-                                  help="folder of the experts, or one with <dataset>/<model> in it that is"))
-    group.add_argument("--max_start_epoch", type=positive, default=10, help="students start below this epoch")
-    group.add_argument("--expert_epochs", type=positive, default=1, help="from a student's start to its target")
-    group.add_argument("--lr_teacher", type=rate, default=0.01, help="learning rate of experts, and the synthetic one "
-                       "at its start")
+                                  help="folder of the experts, or the folder that has them in <dataset>/<model>"))
+    group.add_argument("--max_start_epoch", type=positive, default=10,
+                       help="a student starts with the weights that an expert had after some epoch below this")
+    group.add_argument("--expert_epochs", type=positive, default=1,
+                       help="and is to reach those that the expert had so many epochs later")
+    group.add_argument("--lr_teacher", type=rate, default=0.01,
+                       help="learning rate of experts, and of students (where --train_lr learns it, its start)")
     group.add_argument("--dry_run", action="store_true", help="print sizes in memory and on disk, and end")
     return group
 
 
 def add_mtt_args(parser, lr_momentum):
     group = add_trajectory_args(parser)
-    group.add_argument("--syn_steps", type=positive, default=10, help="SGD steps of a student")
-    group.add_argument("--batch_syn", type=positive, help="synthetic clips a step; by default all")
-    group.add_argument("--experts_per_step", type=positive, default=1, help="their gradients are averaged")
-    group.add_argument("--train_lr", action="store_true", help="learn the synthetic learning rate")
-    group.add_argument("--lr_lr", type=rate, help="learning rate of the synthetic learning rate; without a value "
-                       "1e-5, and given alone it means --train_lr")
-    group.add_argument("--lr_momentum", type=rate, default=lr_momentum, help="momentum of its SGD")
-    group.add_argument("--min_lr", type=rate, default=1e-3, help="it does not fall below this")
-    group.add_argument("--grad_clip", type=above_zero, help="longest gradient of the set; longer ones are shortened")
+    group.add_argument("--syn_steps", type=positive, default=10, help="SGD steps that a student takes")
+    group.add_argument("--batch_syn", type=positive, help="synthetic clips in each of them; if not given, all")
+    group.add_argument("--experts_per_step", type=positive, default=1,
+                       help="students, each of another expert, whose gradients are averaged for one step of the set")
+    group.add_argument("--train_lr", action="store_true", help="learn the students' learning rate too")
+    group.add_argument("--lr_lr", type=rate, help="learning rate of the students' learning rate, which is then "
+                       "learned; 1e-5 where only --train_lr is given")
+    group.add_argument("--lr_momentum", type=rate, default=lr_momentum, help="momentum of the SGD that learns it")
+    group.add_argument("--min_lr", type=rate, default=1e-3, help="the students' learning rate stays at least this")
+    group.add_argument("--grad_clip", type=above_zero,
+                       help="largest norm of the gradient of the set; a larger one is scaled down to it")
     group.add_argument("--unroll", choices=UNROLLS, default="adjoint",
-                       help="both exact; full keeps the graphs of all steps in memory")
+                       help="how the gradient through a student's steps is computed. Both are exact; adjoint keeps the "
+                       "graph of one step in memory, full those of all steps")
 
 
 # ---- what is read of them -----------------------------------------------------------------------------------------

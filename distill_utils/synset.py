@@ -2,6 +2,7 @@
 
 SETS holds the kinds, a class each. A kind says of itself all that a loss, a run or a file needs to know:
 
+    title                       what it is
     label, clips_flag           its name before a method's ("S2D-DM"), the flag of its clips per class ("vpc")
     rates                       learning rate -> (of what, SGD's default, Adam's default)
     add_args(parser)            its flags; with trained=False without those of its start and its training
@@ -38,7 +39,7 @@ from distill_utils.storage import (  # noqa: F401 (handed on)
 class VideoSet(nn.Module):
     """Clips as pixels: `videos` (K * ipc, T, C, H, W), class by class. (Images (K * ipc, C, H, W) where a data set
     gives single frames.)"""
-    label, clips_flag = "Pixels", "ipc"
+    title, label, clips_flag = "whole clips", "Pixels", "ipc"
     pixels, exact = ("videos",), ()
     # SGD's: as published for DM, miniUCF101 at one clip a class (S2D, arXiv 2312.00362). Adam's: found on MotionDigits.
     rates = {"lr_img": ("the pixels", 30.0, 0.02)}
@@ -48,9 +49,9 @@ class VideoSet(nn.Module):
         self.num_classes, self.num_slots, self.init = num_classes, ipc, init
         self.videos = nn.Parameter(torch.zeros(num_classes * ipc, *shape))
 
-    @staticmethod
-    def add_args(parser, trained=True):
-        group = parser.add_argument_group("synthetic set: pixels")
+    @classmethod
+    def add_args(cls, parser, trained=True):
+        group = parser.add_argument_group(f"set: {cls.title}")
         group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
         if trained:
             group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the clips")
@@ -94,7 +95,7 @@ class ImageSet(nn.Module):
     split_num: image i of a class starts from segment i % split_num of a video's time, so that every slot of a
     static-dynamic set made of them has all segments.
     """
-    label, clips_flag = "Still", "ipc"
+    title, label, clips_flag = "a still image for each clip", "Still", "ipc"
     pixels, exact = ("static",), ()
     rates = VideoSet.rates
 
@@ -107,9 +108,9 @@ class ImageSet(nn.Module):
         self.init, self.split_num = init, split_num
         self.static = nn.Parameter(torch.zeros(num_classes * spc, *shape))
 
-    @staticmethod
-    def add_args(parser, trained=True):
-        group = parser.add_argument_group("synthetic set: still images")
+    @classmethod
+    def add_args(cls, parser, trained=True):
+        group = parser.add_argument_group(f"set: {cls.title}")
         group.add_argument("--ipc", "--spc", dest="ipc", type=positive, default=1, help="images a class")
         if trained:
             group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the images")
@@ -211,7 +212,7 @@ class StaticDynamicSet(nn.Module):
     i * spc / vpc ... and one of the dynamic memories i * dpc / vpc ..., and one of the hallucinators.
     dynamic_init: the memories start from "noise" (published), or "real": from the movement of real clips.
     """
-    label, clips_flag = "S2D", "vpc"
+    title, label, clips_flag = "static images + dynamic memories", "S2D", "vpc"
     pixels, exact = ("static",), ("hallucinators",)     # 327 numbers that shape every clip
     rates = {"lr_static": ("the static images", 100.0, 0.02), "lr_dynamic": ("the dynamic memories", 1e-4, 0.02),
              "lr_hal": ("the hallucinators", 1e-5, 0.005)}      # as VideoSet's
@@ -230,22 +231,25 @@ class StaticDynamicSet(nn.Module):
         self.hal_mode, self.dynamic_init, self.train_static = hal_mode, dynamic_init, train_static
         self.has_static = False     # images of a file, which no start replaces
 
-    @staticmethod
-    def add_args(parser, trained=True):
-        group = parser.add_argument_group("synthetic set: static images + dynamic memories")
+    @classmethod
+    def add_args(cls, parser, trained=True):
+        group = parser.add_argument_group(f"set: {cls.title}")
         group.add_argument("--vpc", type=positive, default=1, help="synthetic clips a class")
         group.add_argument("--spc", type=positive, default=2, help="static images a class, a multiple of vpc")
         group.add_argument("--dpc", type=positive, default=2, help="dynamic memories a class, a multiple of vpc")
-        group.add_argument("--n_hal", type=positive, default=1, help="hallucinators, drawn at random for each clip")
-        group.add_argument("--hal_mode", choices=("concat", "add"), default="concat", help="the dynamic memory is a "
-                           "further channel of the static image, or is added to it")
+        group.add_argument("--n_hal", type=positive, default=1,
+                           help="hallucinators; each clip is made by one of them, drawn at random")
+        group.add_argument("--hal_mode", choices=("concat", "add"), default="concat",
+                           help="what a hallucinator sees: image and memory as channels, or their sum")
         if trained:
             group.add_argument("--hal_init", choices=("published", "identity"), default="identity",
-                               help="published: torch's default; identity: the image passes, the memory is added to it")
-            group.add_argument("--dynamic_init", choices=("noise", "real"), default="real", help="noise: as published; "
-                               "real: brightness of a real clip minus that of the static image")
-            group.add_argument("--path_static", help="static memory: the synset.safetensors of distill_DC.py, or a .pt "
-                               "file; without it, frames of real clips")
+                               help="start of the hallucinators: torch's random weights, as published, or weights that "
+                               "give image + memory")
+            group.add_argument("--dynamic_init", choices=("noise", "real"), default="real",
+                               help="start of the dynamic memories: noise, as published, or the movement of a real "
+                               "clip (its brightness minus that of the static image)")
+            group.add_argument("--path_static", help="file of the static images: the synset.safetensors of "
+                               "distill_DC.py, or a .pt file; if not given, they start as frames of real clips")
             group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
 
     @classmethod

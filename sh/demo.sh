@@ -69,7 +69,7 @@ s2d_MTT_with_DSA() { NAME=${CLIPS}_DSA s2d_MTT --dsa_strategy color_crop_cutout_
 
 # ---- the lanes ----
 
-FIRST=${FIRST_SEED:-0} SEED=${FIRST_SEED:-0} CLIPS=1 EPOCHS=200 FULL_EPOCHS=12 RATES=(--optim adam)
+FIRST=${FIRST_SEED:-0} SEED=${FIRST_SEED:-0} CLIPS=1 EPOCHS=160 FULL_EPOCHS=16 RATES=(--optim adam)
 short_1() { all_real_clips; selections; pixels_DM; }
 short_2() { static_images; s2d_DM; }
 full_1() { full_lane "$FIRST"; }

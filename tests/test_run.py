@@ -360,6 +360,22 @@ def test_long_gradients_are_shortened_and_experts_averaged(script):
     assert both[0] == pytest.approx(sum(losses) / 2, rel=1e-5)
 
 
+def test_gradients_of_several_experts_are_averaged(script, monkeypatch):
+    seen, mtt_gradient = [], distill_MTT.mtt_gradient
+    monkeypatch.setattr(distill_MTT, "mtt_gradient", lambda *args: seen.append(mtt_gradient(*args)) or seen[-1])
+    start = load_synset(script("MTT", "s", Iteration=1, lr_img=1e-30) / "synset.safetensors")[0].videos
+    seen.clear()
+    folder = script("MTT", "e", Iteration=3, eval_it=9, experts_per_step=3, lr_img=10, lr_lr=1e-6, lr_momentum=0.7)
+    means = [[sum(gradient) / 3 for gradient in zip(*((result[1][0], result[2]) for result in seen[i:i + 3]),
+                                                    strict=True)] for i in (0, 3)]
+    norms, rates = lines(folder, "grad_norm"), lines(folder, "syn_lr")
+    assert norms[:2] == pytest.approx([float(gradient.norm()) for gradient, _ in means], rel=1e-5)
+    steps = [float(means[0][1]), 0.7 * float(means[0][1]) + float(means[1][1])]
+    assert [(a - b) / 1e-6 for a, b in zip(rates, rates[1:], strict=False)] == pytest.approx(steps, rel=1e-2)
+    one = load_synset(script("MTT", "f", Iteration=1, experts_per_step=3, lr_img=10) / "synset.safetensors")[0].videos
+    torch.testing.assert_close(start - 10 * means[0][0], one, rtol=1e-5, atol=1e-6)
+
+
 def test_a_student_sees_every_clip_once_before_any_comes_again():
     steps = [student_batch(10, 4, i, 7) for i in range(6)]
     assert [len(step) for step in steps] == [4, 4, 2] * 2
