@@ -376,6 +376,14 @@ def test_gradients_of_several_experts_are_averaged(script, monkeypatch):
     torch.testing.assert_close(start - 10 * means[0][0], one, rtol=1e-5, atol=1e-6)
 
 
+def test_a_step_of_a_student_sees_as_many_clips_as_it_is_told(script):
+    start, one, two = (load_synset(script("MTT", name, Iteration=1, syn_steps=steps, batch_syn=1, lr_img=rate,
+                                          experts_per_step=1) / "synset.safetensors")[0].videos
+                       for name, steps, rate in (("s", 1, 1e-30), ("a", 1, 10), ("b", 2, 10)))
+    changed = [[i for i in range(10) if not torch.equal(start[i], moved[i])] for moved in (one, two)]
+    assert len(changed[0]) == 1 and len(changed[1]) == 2 and set(changed[0]) < set(changed[1])
+
+
 def test_a_student_sees_every_clip_once_before_any_comes_again():
     steps = [student_batch(10, 4, i, 7) for i in range(6)]
     assert [len(step) for step in steps] == [4, 4, 2] * 2

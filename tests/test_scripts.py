@@ -152,8 +152,8 @@ def test_published_defaults(name, parse, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         module.main()
     shown = " ".join(capsys.readouterr().out.split())
-    assert all(re.search(rf"--{name} \S+ learning rate of [^;]*; if not given, {re.escape(f'{rate:g}')} with SGD", shown)
-               for name, rate in rates.items())
+    for name, rate in rates.items():
+        assert re.search(rf"--{name} \S+ learning rate of [^;]*; if not given, {re.escape(f'{rate:g}')} with SGD", shown)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
