@@ -193,8 +193,8 @@ def add_distill_args(parser, iterations, momentum):
     may_change(group.add_argument("--startIt", type=not_negative, default=0,
                                   help="first evaluation after the one at the start"))
     group.add_argument("--optim", choices=("sgd", "adam"), help="optimizer of the set; if not given, SGD (as "
-                       "published) where a learning rate of the set is given, otherwise Adam with learning rates of its "
-                       "own")
+                       "published) where a learning rate of the set is given, otherwise Adam with learning rates of "
+                       "its own")
     group.add_argument("--momentum", type=rate, default=momentum, help="momentum of SGD")
 
 

@@ -152,8 +152,9 @@ def test_published_defaults(name, parse, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         module.main()
     shown = " ".join(capsys.readouterr().out.split())
-    for name, rate in rates.items():
-        assert re.search(rf"--{name} \S+ learning rate of [^;]*; if not given, {re.escape(f'{rate:g}')} with SGD", shown)
+    for rate, value in rates.items():
+        sentence = rf"--{rate} \S+ learning rate of [^;]*; if not given, {re.escape(f'{value:g}')} with SGD"
+        assert re.search(sentence, shown)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
