@@ -361,13 +361,20 @@ def test_long_gradients_are_shortened_and_experts_averaged(script):
 
 
 def test_gradients_of_several_experts_are_averaged(script, monkeypatch):
-    seen, mtt_gradient = [], distill_MTT.mtt_gradient
-    monkeypatch.setattr(distill_MTT, "mtt_gradient", lambda *args: seen.append(mtt_gradient(*args)) or seen[-1])
+    seen, starts, mtt_gradient = [], [], distill_MTT.mtt_gradient
+
+    def record(step_loss, start, *args):
+        starts.append(float(start[0].sum()))
+        seen.append(mtt_gradient(step_loss, start, *args))
+        return seen[-1]
+
+    monkeypatch.setattr(distill_MTT, "mtt_gradient", record)
     start = load_synset(script("MTT", "s", Iteration=1, lr_img=1e-30) / "synset.safetensors")[0].videos
-    seen.clear()
+    seen.clear(), starts.clear()
     folder = script("MTT", "e", Iteration=3, eval_it=9, experts_per_step=3, lr_img=10, lr_lr=1e-6, lr_momentum=0.7)
     means = [[sum(gradient) / 3 for gradient in zip(*((result[1][0], result[2]) for result in seen[i:i + 3]),
                                                     strict=True)] for i in (0, 3)]
+    assert len(set(starts[:3])) == 3        # each expert has its turn before any comes again
     norms, rates = lines(folder, "grad_norm"), lines(folder, "syn_lr")
     assert norms[:2] == pytest.approx([float(gradient.norm()) for gradient, _ in means], rel=1e-5)
     steps = [float(means[0][1]), 0.7 * float(means[0][1]) + float(means[1][1])]
