@@ -272,7 +272,8 @@ class Run:
         digest = hashlib.sha256()
         for name, value in sorted(synset.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        about = (type(synset).__name__, synset.arguments, clips_digest(data.test), network, seed,
+        cache = Path(getattr(data.test.frames, "filename", "")).name        # changes with any file of a frame
+        about = (type(synset).__name__, synset.arguments, clips_digest(data.test), cache, network, seed,
                  device_name(self.device), torch.__version__,
                  sorted((key, str(value)) for key, value in settings.items()))
         digest.update(f"{about}".encode())

@@ -29,12 +29,14 @@ import utils
 from conftest import NET, ROOT
 from distill_MTT import student_batch
 from distill_utils.args import cli, eval_iterations, set_rates
+from distill_utils.augment import Augmentation
+from distill_utils.clips import ClassSampler
 from distill_utils.device import resolve_device
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.run import Run
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, storage_bytes
-from distill_utils.synset import SETS, StaticDynamicSet, VideoSet, load_synset, method_name
+from distill_utils.synset import SETS, ImageSet, StaticDynamicSet, VideoSet, load_synset, method_name
 
 TINY = {"frames": 4, "im_size": 16, "device": "cpu"}
 FAST = {**TINY, "model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1}
@@ -232,6 +234,38 @@ def test_chunks_do_not_change_what_is_computed(script):
     whole, parts = (load_synset(script("DM", name, chunk=chunk) / "synset.safetensors")[0].videos
                     for name, chunk in (("whole", 640), ("parts", 6)))
     torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["DC", "DM"])
+def test_real_and_synthetic_samples_are_augmented_alike(script, monkeypatch, loss):
+    seen, apply = [], Augmentation.apply
+    monkeypatch.setattr(Augmentation, "apply", lambda self, x, draw: (
+        seen.append((len(x), draw)), apply(self, x, draw))[1])
+    script((loss, "pixels"), "x", Iteration=1, batch_real=3, dsa_strategy="color_flip")
+    matched = [entry for entry in seen if len(entry[1].numbers) == 1]       # siamese: one draw for all samples
+    real, synthetic = matched[0::2], matched[1::2]
+    assert matched and [draw for _, draw in real] == [draw for _, draw in synthetic]
+    assert {n for n, _ in real} == ({3} if loss == "DC" else {30}) and {n for n, _ in synthetic} == (
+        {1} if loss == "DC" else {10})
+
+
+def test_still_images_are_matched_with_frames_of_their_segment(script, monkeypatch):
+    seen, sample, render = [], ClassSampler.sample, ImageSet.render
+    monkeypatch.setattr(ClassSampler, "sample", lambda self, classes, n, generator, device="cpu", segment=(0, 1): (
+        seen.append(segment), sample(self, classes, n, generator, device, segment))[1])
+    monkeypatch.setattr(ImageSet, "render", lambda self, classes, slots, generator=None: (
+        seen.append(slots.tolist()), render(self, classes, slots, generator))[1])
+    script("DC", "x", Iteration=1, ipc=4, split_num=2, outer_loop=1, eval_it=9)
+    loop = seen[seen.index([0, 2]) - 1:][:40]
+    assert loop == [(0, 2), [0, 2], (1, 2), [1, 3]] * 10
+
+
+def test_no_more_real_samples_than_a_chunk_are_floats_at_a_time(script, monkeypatch):
+    sizes, sample = [], ClassSampler.sample
+    monkeypatch.setattr(ClassSampler, "sample", lambda self, classes, n, *args: (
+        sizes.append(len(classes) * n), sample(self, classes, n, *args))[1])
+    script("DM", "x", Iteration=1, chunk=7, batch_real=2)
+    assert sizes == [6, 6, 6, 2]
 
 
 def test_derived_seeds_differ_by_purpose_and_stay():
