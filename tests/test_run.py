@@ -260,6 +260,19 @@ def test_still_images_are_matched_with_frames_of_their_segment(script, monkeypat
     assert loop == [(0, 2), [0, 2], (1, 2), [1, 3]] * 10
 
 
+def test_batch_norm_sees_all_classes_before_gradients_of_one(script, monkeypatch):
+    modes, gradients = [], distill_DC.gradients
+
+    def record(network, *args, **kwargs):
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        modes.append({(norm.training, int(norm.num_batches_tracked)) for norm in norms})
+        return gradients(network, *args, **kwargs)
+
+    monkeypatch.setattr(distill_DC, "gradients", record)
+    script("DC", "x", Iteration=1, model="ConvNetBN", outer_loop=1, eval_it=9)
+    assert len(modes) == 20 and modes == [{(False, 1)}] * 20      # one batch of all classes, and then no more
+
+
 def test_no_more_real_samples_than_a_chunk_are_floats_at_a_time(script, monkeypatch):
     sizes, sample = [], ClassSampler.sample
     monkeypatch.setattr(ClassSampler, "sample", lambda self, classes, n, *args: (
