@@ -32,6 +32,7 @@ from distill_utils.args import cli, eval_iterations, set_rates
 from distill_utils.augment import Augmentation
 from distill_utils.clips import ClassSampler
 from distill_utils.device import resolve_device
+from distill_utils.matching import DISTANCES
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.run import Run
 from distill_utils.seeds import derive_seed, make_generator, seeded
@@ -258,6 +259,12 @@ def test_still_images_are_matched_with_frames_of_their_segment(script, monkeypat
     script("DC", "x", Iteration=1, ipc=4, split_num=2, outer_loop=1, eval_it=9)
     loop = seen[seen.index([0, 2]) - 1:][:40]
     assert loop == [(0, 2), [0, 2], (1, 2), [1, 3]] * 10
+
+
+def test_each_distance_of_gradients_makes_another_set(script):
+    sets = {(script("DC", name, Iteration=1, eval_it=9, dis_metric=name, outer_loop=1, optim="sgd")
+             / "synset.safetensors").read_bytes() for name in DISTANCES}
+    assert len(sets) == len(DISTANCES)
 
 
 def test_batch_norm_sees_all_classes_before_gradients_of_one(script, monkeypatch):
