@@ -10,6 +10,7 @@ from torch import nn
 import utils
 from conftest import NET
 from distill_utils.args import check_args
+from distill_utils.augment import parse
 from distill_utils.dataset import DATASETS, get_spec
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
@@ -272,6 +273,14 @@ def test_s2d_starts_from_frames_of_the_clips_whose_movement_it_takes(tiny, dynam
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), synset.parameters(), strict=True))
     static = torch.randn(20, *tiny.spec.shape[1:])
     assert torch.equal(started(static).static, static)
+
+
+@pytest.mark.parametrize("kind", ["set", "clips"])
+def test_networks_are_trained_on_augmented_clips(tiny, kind):
+    train_on = real_set(tiny) if kind == "set" else tiny.train
+    plain, flipped = (next(utils.train_batches(train_on, 8, torch.Generator().manual_seed(0), "cpu", dsa=dsa))[0]
+                      for dsa in (None, parse("flip", "flip=1")))
+    assert torch.equal(flipped, plain.flip(-1)) and not torch.equal(flipped, plain)
 
 
 def test_batches_and_steps_take_the_targets_that_a_set_renders(tiny):
