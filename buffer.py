@@ -15,6 +15,7 @@ from tqdm import tqdm
 import utils
 from distill_utils import args as flags
 from distill_utils import estimate
+from distill_utils.dataset import dataset_label
 from distill_utils.device import precision_name, resolve_device, resolve_precision, set_kernels
 from distill_utils.progress import progress
 from distill_utils.seeds import derive_seed, make_generator, seeded
@@ -63,7 +64,7 @@ def main():
     network = utils.get_network(args.model, spec, "meta")
     sizes = [value.numel() for value in parameters(network).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
-    folder = expert_folder(args.buffer_path, args.dataset, args.model)
+    folder = expert_folder(args.buffer_path, dataset_label(args.dataset), args.model)
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": saved_epochs[-1],
             "snapshots": len(saved_epochs), "buffer_bytes": args.num_experts * len(saved_epochs) * sum(sizes) * element}
     if args.dry_run:
@@ -74,7 +75,8 @@ def main():
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in parser.may_change | {"dry_run"}}
-    settings |= {"frames": spec.frames, "im_size": spec.size, "precision": precision_name(args.precision, device)}
+    settings |= {**flags.data_identity(args), "frames": spec.frames, "im_size": spec.size,
+                 "precision": precision_name(args.precision, device)}
     check_settings(folder, settings)
 
     # data

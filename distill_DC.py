@@ -8,6 +8,7 @@ Still images are matched with single frames, under networks of images; the run's
 """
 import torch
 
+import networks
 import utils
 from distill_utils import args as flags
 from distill_utils.clips import ClassSampler
@@ -32,6 +33,9 @@ def main():
         view = "single"
         parser.set_defaults(model="ConvNet")
     args = parser.parse_args()
+    if kind == "still" and networks.modality(args.model) == "video":
+        raise ValueError(f"--model {args.model} takes videos, and --set still matches single frames with networks of "
+                         "images, such as ConvNetD4: give one of those, or another --set")
     spec, pool = flags.check_args(args, view)
     synset = SETS[kind].from_args(args, spec)
     optim, rates = flags.set_rates(args, synset, SGD)

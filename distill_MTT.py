@@ -14,6 +14,7 @@ import networks
 import utils
 from distill_utils import args as flags
 from distill_utils import estimate
+from distill_utils.dataset import dataset_label
 from distill_utils.matching import add_gradients, mtt_gradient, student_loss
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
@@ -44,10 +45,10 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         return
     folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
     if not holds_experts(folder):
-        folder = expert_folder(folder, args.dataset, args.model)
+        folder = expert_folder(folder, dataset_label(args.dataset), args.model)
     experts = Experts(folder, network, args.max_start_epoch, args.expert_epochs, dataset=args.dataset, model=args.model,
                       frames=spec.frames, im_size=spec.size, protocol=args.protocol, split=args.split,
-                      split_file=args.split_file, classes=args.classes)
+                      **flags.data_identity(args))
     if not experts.own and rules.evaluation is not utils.per_batch:
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)

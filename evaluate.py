@@ -9,6 +9,7 @@ from pathlib import Path
 
 import utils
 from distill_utils import args as flags
+from distill_utils.dataset import dataset_label
 from distill_utils.run import Run
 from distill_utils.storage import storage_bytes
 from distill_utils.synset import fit, load_synset
@@ -39,7 +40,7 @@ def main():
         header, again, method, source, digests = {}, False, "full", "all", {}
 
     # run, data
-    run = Run(parser, args, method, f"{method}_{source}_{args.dataset}_{pool[0]}_seed{args.seed}",
+    run = Run(parser, args, method, f"{method}_{source}_{dataset_label(args.dataset)}_{pool[0]}_seed{args.seed}",
               folder="score" if again else None, inputs=digests)      # so that no score can replace the set it scores
     data = utils.get_dataset(**flags.data_settings(args))
     run.resume()

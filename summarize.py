@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from distill_utils.args import Parser, cli
+from distill_utils.dataset import dataset_label
 from distill_utils.files import replacing
 from distill_utils.synset import SETS
 
@@ -50,7 +51,11 @@ def read(file):
 
 
 def group(result):
-    return result["dataset"], result["protocol"]
+    """What heads a table: the data set, what was chosen of it, and the protocol."""
+    chosen = {"classes": "classes {}", "split_file": "split file {}", "split": "split {}", "frames": "{} frames",
+              "im_size": "{} pixels"}
+    chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
+    return ", ".join([dataset_label(result["dataset"]), *chosen]), result["protocol"]
 
 
 def rank(method):
@@ -59,7 +64,7 @@ def rank(method):
 
 def title(r):
     """What a row is called; a method that TITLES does not have, by the label of its set."""
-    label, _, loss = r["method"].rpartition("-")
+    label, _, loss = r["method"].partition("-")
     sets = {kind.label: name for name, kind in SETS.items()}
     name = TITLES.get(r["method"]) or (f"{sets[label]} ({loss})" if label in sets else r["method"])
     name += ", scored again" if r.get("scored_again") else ""
@@ -74,8 +79,8 @@ def below_start(r):
 def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
     lines = []
-    for (dataset, protocol), rows in groupby(results, group):
-        lines += ["", f"**{Path(dataset).name}, protocol {protocol}**", "",
+    for (data, protocol), rows in groupby(results, group):
+        lines += ["", f"**{data}, protocol {protocol}**", "",
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]
@@ -92,7 +97,8 @@ def table(results, merge_seeds=False):
 def row(r):
     """The cells of one run."""
     start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
-    score = f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}" + (" (below its start)" if below_start(r) else "")
+    score = f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}"
+    score += " (below its start)" if below_start(r) else " (the start itself)" if r.get("is_start") else ""
     return [title(r), str(r["ipc"] or "all"), str(r["seed"]), start, score, f"{100 * r['top5_mean']:.1f}",
             f"{r['num_networks']} {r['network']}", str(r["epochs"]), f"{r['storage_bytes']:,}", f"{r['seconds']:.0f}",
             format(r["distill_seconds"], ".0f") if start else ""]

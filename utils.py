@@ -11,7 +11,7 @@ from torch import Tensor
 import networks
 from distill_utils import images
 from distill_utils.clips import Clips, cache_folder, cached_frames
-from distill_utils.dataset import DATASETS, FrameFolder, Spec, get_spec, read_split  # noqa: F401 (handed on)
+from distill_utils.dataset import DATASETS, Spec, get_spec, read_folders  # noqa: F401 (handed on)
 from distill_utils.device import in_precision
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS, per_batch, per_sample  # noqa: F401 (handed on)
@@ -41,11 +41,8 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
         splits = [Clips(*images.read(spec, data_path, split_name, cache_path, num_workers, preload), clips_on)
                   for split_name in ("train", "test")]
     else:
-        rows = read_split(spec, data_path)
-        folders = [FrameFolder(spec, data_path, split_name, bool(skip_missing), rows)
-                   for split_name in ("train", "test")]
         splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload), clips_on)
-                  for folder in folders]
+                  for folder in read_folders(spec, data_path, bool(skip_missing))]
     official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))
     if official and here != official:
         print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "

@@ -1,13 +1,15 @@
 """Command lines: the groups of flags that scripts share, what is read of them, and how a script is run."""
 import argparse
+import hashlib
 import os
 import sys
+from pathlib import Path
 
 import torch
 
 from distill_utils import augment
 from distill_utils.clips import LOCATIONS
-from distill_utils.dataset import DATA, get_spec
+from distill_utils.dataset import DATA, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolve_precision
 from distill_utils.matching import UNROLLS
 from distill_utils.protocols import PROTOCOLS
@@ -134,10 +136,11 @@ def add_data_args(parser, named=True):
     group.add_argument("--im_size", type=positive, help="height and width in pixels, if not the data set's")
     group.add_argument("--split", type=int, choices=(1, 2, 3),
                        help="official split of UCF101, miniUCF101 and HMDB51; 1 if not given")
-    group.add_argument("--split_file", help="a csv with the columns folder_name,label,split (train or test), in place "
-                       "of the data set's own")
-    group.add_argument("--classes", help="use these classes alone, separated by commas, such as Archery,Bowling (a "
-                       "name that has a comma in quotes); if not given, all")
+    # of these two the text may change, but not what it comes to: see data_identity
+    may_change(group.add_argument("--split_file", help="a csv with the columns folder_name,label,split (train or "
+                                  "test), in place of the data set's own"))
+    may_change(group.add_argument("--classes", help="use these classes alone, separated by commas, such as "
+                                  "Archery,Bowling (a name that has a comma in quotes); if not given, all"))
     # None and not False: runs and experts from before this flag go on
     group.add_argument("--skip_missing", action="store_true", default=None,
                        help="train without the clips that are not there, or not whole, and say how many")
@@ -264,6 +267,13 @@ def dsa_of(args):
     return augment.parse(args.dsa_strategy, args.dsa_param)
 
 
+def data_identity(args):
+    """Of the flags that name data in a free form what must not change: the content of --split_file, and the classes
+    that --classes comes to. None where a flag is not given, as before there was one."""
+    return {"split_file": args.split_file and hashlib.sha256(Path(args.split_file).read_bytes()).hexdigest()[:16],
+            "classes": args.classes and ", ".join(spec_of(args).classes)}
+
+
 def data_settings(args):
     """What `get_dataset` takes of a script's arguments."""
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
@@ -305,7 +315,7 @@ def set_rates(args, synset, sgd=None):
 
 def run_name(args, synset):
     """What a run is called where --name does not say it."""
-    return f"{args.dataset}_{args.model}_{synset.clips_flag}{synset.num_slots}_seed{args.seed}"
+    return f"{dataset_label(args.dataset)}_{args.model}_{synset.clips_flag}{synset.num_slots}_seed{args.seed}"
 
 
 # ---- scripts ------------------------------------------------------------------------------------------------------

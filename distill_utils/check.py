@@ -16,7 +16,7 @@ import numpy as np
 from distill_utils import images
 from distill_utils.args import Parser, add_data_args, cli, spec_of
 from distill_utils.clips import cache_folder, frame_size
-from distill_utils.dataset import DataError, FrameFolder, read_split
+from distill_utils.dataset import DataError, read_folders, read_split
 from distill_utils.files import replacing
 from distill_utils.progress import progress
 
@@ -42,9 +42,7 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
         sets = {split: found if isinstance(found, images.Images) else found[0] for split, found in sets.items()}
         lost = {split: [] for split in sets}
     else:
-        rows = read_split(spec, data_path)
-        folders = {split: FrameFolder(spec, data_path, split, skip_missing=None, rows=rows)
-                   for split in ("train", "test")}
+        folders = dict(zip(("train", "test"), read_folders(spec, data_path, skip_missing=None), strict=True))
         sets, lost = folders, {split: [(clip, "no folder") for clip in found.missing] + found.bad
                                for split, found in folders.items()}
     file = Path(data_path) / spec.folder / spec.split
@@ -174,6 +172,9 @@ def main():
     if args.train and args.command == "check":
         parser.error("--train says what split writes, and check reads that: leave it out")
     if args.command == "split":
+        if args.split_file is not None or args.classes is not None:
+            parser.error("split writes the data set's own split file, of all its classes: leave --split_file and "
+                         "--classes out")
         return split(args)
     try:
         spec = spec_of(args)

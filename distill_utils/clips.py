@@ -146,6 +146,7 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
                 remove(*cache_path.glob(f".{same}.tmp*"))       # of a build that was killed: we hold the lock
                 _build(path, dataset, num_workers)
                 remove(*(stale for stale in cache_path.glob(same) if stale != path))
+    dataset.cache = path.name
     frames = np.load(path, mmap_mode="r")
     return np.array(frames) if preload else frames
 
@@ -211,6 +212,7 @@ class Clips:
         self.spec, self.names = dataset.spec, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames, self.location, self.on_device = frames, location, None
+        self.cache = getattr(dataset, "cache", None)        # name of its file, which changes with the file of any frame
         self.counts = dataset.counts
         self.first = np.cumsum(self.counts) - self.counts
 

@@ -126,7 +126,9 @@ def get_spec(name, frames=None, im_size=None, view=None, fold=None, split_file=N
     """
     if name in DATASETS:
         spec = DATASETS[name]
-        if split_file:
+        if split_file is not None:
+            if not spec.images:
+                raise ValueError(f"--split_file is for clips, and --dataset {name} has images: leave it out")
             spec = replace(spec, split=_split_file(split_file), clips=None)
     elif os.path.isdir(name):
         spec = own_spec(name, split_file)
@@ -136,9 +138,9 @@ def get_spec(name, frames=None, im_size=None, view=None, fold=None, split_file=N
     for flag, value in (("--frames", frames), ("--im_size", im_size)):
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value} is impossible: give a number of at least 1")
-    if fold not in (None, 1):
+    if fold is not None:
         spec = _choose_fold(spec, fold, split_file)
-    if classes:
+    if classes is not None:
         spec = _choose_classes(spec, classes, name)
     return replace(spec, frames=frames or spec.frames, size=im_size or spec.size, view=view or spec.view)
 
@@ -148,7 +150,7 @@ def own_spec(folder, split_file=None):
     and split_file, split.csv or its only csv. Classes are the sorted labels of the split file; frames, stride and size
     are those of UCF101."""
     folder = Path(folder).resolve()
-    if split_file:
+    if split_file is not None:
         split = _split_file(split_file)
     else:
         found = sorted(name for name in listing(folder) if name.lower().endswith(".csv"))
@@ -174,8 +176,10 @@ def _split_file(file):
 
 def _choose_fold(spec, fold, split_file):
     """The same data set with another official split, and the split file of that."""
-    if split_file:
+    if split_file is not None:
         raise ValueError(f"--split_file says which clips are for training, and so does --split {fold}: give only one")
+    if fold == 1:
+        return spec
     if fold > spec.folds:
         several = ", ".join(name for name, other in DATASETS.items() if other.folds > 1 and other.view == "clip")
         raise ValueError(f"--split {fold}: only {several} have three official splits")
@@ -184,9 +188,10 @@ def _choose_fold(spec, fold, split_file):
 
 
 def _choose_classes(spec, text, name):
-    """The same data set with those of its classes that the text names, separated by commas (a name that has one in
-    quotes), in the order they had."""
-    wanted = {label.strip().lower() for label in next(csv.reader([text], skipinitialspace=True)) if label.strip()}
+    """The same data set with those of its classes that the text names, separated by commas or lines (a name that has a
+    comma in quotes), in the order they had."""
+    wanted = {label.strip().lower() for label in next(csv.reader([",".join(text.split("\n"))], skipinitialspace=True))
+              if label.strip()}
     known = {label.lower() for label in spec.classes}
     if wanted - known:
         raise ValueError(f"--classes {min(wanted - known)!r} is not one of the {spec.num_classes} classes of --dataset "
@@ -194,7 +199,7 @@ def _choose_classes(spec, text, name):
                          + (", ..." if spec.num_classes > 10 else "") + ' (a name with a comma in "quotes")')
     if len(wanted) < 2:
         raise ValueError(f"--classes {text!r} leaves {len(wanted)} class: give at least two, separated by commas")
-    if spec.rule is None and spec.view == "single" and not spec.images:
+    if not spec.images:
         raise ValueError(f"--classes chooses among the classes of clips, and --dataset {name} has images: leave it out")
     return replace(spec, classes=tuple(label for label in spec.classes if label.lower() in wanted),
                    all_classes=spec.classes, clips=None)
@@ -241,9 +246,12 @@ def _uniform(n, generator):
 
 def read_csv(file):
     """Rows (folder_name, label, split) of a split file."""
-    with open(file, newline="", encoding="utf-8-sig") as stream:       # a spreadsheet may have put a mark before it
-        rows = csv.DictReader(stream)
-        content = [(row.get("folder_name"), row.get("label"), row.get("split")) for row in rows]
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:       # a spreadsheet may have put a mark before it
+            rows = csv.DictReader(stream)
+            content = [(row.get("folder_name"), row.get("label"), row.get("split")) for row in rows]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"split file {file} cannot be read ({error}): save it as a csv in UTF-8") from error
     wanted = {"folder_name", "label", "split"}
     if not content or not wanted <= set(rows.fieldnames):
         raise DataError(f"split file {file} must have the columns folder_name,label,split and at least one clip; "
@@ -289,7 +297,8 @@ def read_split(spec, data_path, train="official", use_file=True):
                             f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
                             "file of another data set?")
         if seen.setdefault(name, (k, split)) != (k, split):
-            raise DataError(f"{source} names {name!r} more than once, with other labels or splits: keep one line")
+            raise DataError(f"{source} names {name!r} more than once, with other labels or splits: keep one line, or "
+                            "write <class>/<clip> where each class has a clip of that name")
         if len(seen) == len(clips):     # the same line again
             continue
         counts[split][k] += 1
@@ -408,6 +417,24 @@ class FrameFolder:
         if len(self.names) < total:
             print(f"note: --skip_missing leaves out {total - len(self.names)} of {total} {self.split} clips: "
                   f"{len(self.missing)} have no folder, {len(self.bad)} are not whole", file=sys.stderr)
+
+
+def read_folders(spec, data_path, skip_missing=False):
+    """The training and the test FrameFolder of a data set. DataError where one folder would be two clips."""
+    rows = read_split(spec, data_path)
+    both = [FrameFolder(spec, data_path, split, skip_missing, rows) for split in ("train", "test")]
+    clips = {}
+    for found in both:
+        for name, folder in zip(found.names, found.files.folders, strict=True):
+            if clips.setdefault(folder, name) != name:
+                raise DataError(f"{folder} is both {clips[folder]!r} and {name!r} in {spec.split}: keep one of these "
+                                "lines")
+    return both
+
+
+def dataset_label(name):
+    """What runs, folders of experts and tables call a data set: its name, or that of a folder without its path."""
+    return name if name in DATASETS else Path(name).resolve().name
 
 
 @lru_cache(maxsize=4096)

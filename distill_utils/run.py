@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
+from distill_utils.args import data_identity
 from distill_utils.clips import clips_digest
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import remove, replacing, try_lock, unfinished
@@ -43,8 +45,7 @@ class Run:
     def __init__(self, parser, args, method, name, folder=None, inputs=None):
         self.parser, self.args, self.method = parser, vars(args), method
         self.rules = PROTOCOLS[args.protocol]
-        name = args.name or name.replace(args.dataset, Path(args.dataset).name)     # the data set may be a folder
-        self.folder = Path(args.save_path) / (folder or method) / name
+        self.folder = Path(args.save_path) / (folder or method) / (args.name or name)
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
         set_kernels(self.precision, self.device)
@@ -52,7 +53,8 @@ class Run:
         self.history, self.state, self.first_iteration = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier processes of the same run
         self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
-        self.inputs = inputs or {}
+        self.inputs = {flag: value for flag, value in {**data_identity(args), **(inputs or {})}.items() if value}
+        self.saves_set = False
         self._open()
 
     def _open(self):
@@ -89,9 +91,9 @@ class Run:
 
     def _check_same_experiment(self, saved):
         """saved: what `_identity` gave the run of the checkpoint. A flag that it does not know came later: it had the
-        value that is the default now."""
+        value that is the default now, and the method says which set it has."""
         current = self._identity()
-        saved = {"precision": "fp32", **{key: value for key, value in saved.items()
+        saved = {"precision": "fp32", "set": current.get("set"), **{key: value for key, value in saved.items()
                                          if key not in self.parser.may_change}}
         for key in sorted(current.keys() | saved.keys()):
             before = saved.get(key, self.parser.get_default(key))
@@ -129,7 +131,7 @@ class Run:
                                        "commit": _commit(), "python": sys.version.split()[0],
                                        "versions": {"torch": torch.__version__, "numpy": np.__version__}})
         self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
-        self.metrics.truncate(self.checkpoint["metrics_bytes"] if self.checkpoint else 0)
+        self.metrics.truncate(min(self.metrics.tell(), self.checkpoint["metrics_bytes"]) if self.checkpoint else 0)
         if self.checkpoint:
             for name, value in self.state.items():
                 value.load_state_dict(self.checkpoint["parts"][name])
@@ -231,6 +233,7 @@ class Run:
         if self.saved_at != iteration:
             self.save(iteration)
         if synset is not None:
+            self.saves_set = True
             train_on = as_stored(synset, self.args["store"], data.spec).to(self.device)
         done = {(r["iteration"], r["network"], r["number"]) for r in self.history}
         self.evaluating = True
@@ -242,16 +245,20 @@ class Run:
                 shared = None
                 if synset is not None and iteration == 0:       # several methods may start from one and the same set
                     shared = self._shared_score(train_on, data, network, seed, settings)
-                scores = _read_scores(shared)
-                if not scores:
+                scores = _read_scores(shared, data.spec.num_classes)
+                if scores:      # its time counts, whoever took it
+                    self.seconds += scores["seconds"]
+                    self.eval_seconds += scores["seconds"]
+                else:
                     result = score(train_on, data, network, seed=seed, **settings)
                     scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
-                              "per_class": result.per_class.tolist()}
+                              "per_class": result.per_class.tolist(), "seconds": time.time() - began}
                     if shared:
-                        shared.parent.mkdir(exist_ok=True)
-                        with replacing(shared) as temporary:
+                        with suppress(OSError), replacing(shared) as temporary:     # it is kept, or made again
+                            shared.parent.mkdir(exist_ok=True)
                             temporary.write_text(json.dumps(scores) + "\n", encoding="utf-8")
-                self.history.append({"iteration": iteration, "network": network, "number": index, **scores})
+                self.history.append({"iteration": iteration, "network": network, "number": index,
+                                     **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
                 self.eval_seconds += time.time() - began
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
@@ -272,8 +279,7 @@ class Run:
         digest = hashlib.sha256()
         for name, value in sorted(synset.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        cache = Path(getattr(data.test.frames, "filename", "")).name        # changes with any file of a frame
-        about = (type(synset).__name__, synset.arguments, clips_digest(data.test), cache, network, seed,
+        about = (type(synset).__name__, synset.arguments, clips_digest(data.test), data.test.cache, network, seed,
                  device_name(self.device), torch.__version__,
                  sorted((key, str(value)) for key, value in settings.items()))
         digest.update(f"{about}".encode())
@@ -312,15 +318,20 @@ class Run:
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
                   "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
                   "precision": self.precision, "bank": self.args.get("bank"),
+                  **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes")},
+                  "split_file": self.args["split_file"] and Path(self.args["split_file"]).name,
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
             start = self.scores(evaluated[0], networks[0])
             result |= {"top1_start_mean": start["top1_mean"], "top1_start_std": start["top1_std"],
-                       "below_start": result["top1_mean"] < start["top1_mean"]}
+                       "below_start": result["top1_mean"] < start["top1_mean"],
+                       "is_start": iteration == evaluated[0]}      # none that was trained scored higher
         for network in networks[1:]:
             result |= {f"{key}_{network}": value for key, value in self.scores(iteration, network).items()
                        if key in ("top1_mean", "top1_std", "top5_mean")}
         path = self.folder / "synset.safetensors"
+        if self.saves_set and not path.is_file():
+            raise ValueError(f"{path}, the set of iteration {iteration}, was removed: make it again with --overwrite")
         if path.is_file():
             synset, header = load_synset(path)
             result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
@@ -343,15 +354,20 @@ class Run:
             print(f"note: this set scores {100 * result['top1_mean']:.1f} %, below the "
                   f"{100 * result['top1_start_mean']:.1f} % that it started from: training it did not help",
                   file=sys.stderr)
+        elif result.get("is_start"):
+            print(f"note: no set that was trained scores above the start, so the result, {path} and its score of "
+                  f"{100 * result['top1_mean']:.1f} %, is the start itself", file=sys.stderr)
         print("RESULT " + json.dumps(result), flush=True)
         return result
 
 
-def _read_scores(file):
+def _read_scores(file, num_classes):
     """What a file of scores holds; None where there is none, or none that is whole."""
     try:
-        return file and json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        numbers = [scores[key] for key in ("top1", "top5", "loss", "seconds")] + scores["per_class"]
+        return scores if np.isfinite(numbers).all() and len(scores["per_class"]) == num_classes else None
+    except (AttributeError, OSError, ValueError, KeyError, TypeError):
         return None
 
 

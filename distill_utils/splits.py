@@ -122,22 +122,23 @@ class ClipFolders:
 
     def __init__(self, root, classes):
         self.root, self.present = str(root), set(listing(root))
-        labels = {name.lower() for name in classes}
-        self.nested = {name.lower(): (name, set(listing(os.path.join(root, name))))
-                       for name in self.present if name.lower() in labels}
+        labels, self.nested = {name.lower() for name in classes}, {}
+        for name in sorted(self.present):       # two may differ in upper and lower case
+            if name.lower() in labels:
+                self.nested.setdefault(name.lower(), []).append((name, set(listing(os.path.join(root, name)))))
 
     def find(self, name, label):
         """The folder of a clip, by its name (<clip>, or <class>/<clip>) and its class; None where there is none."""
         above, _, clip = name.rpartition("/")
-        folder, clips = self.nested.get((above or label).lower(), ("", ()))
-        if clip in clips:
-            return os.path.join(self.root, folder, clip)
+        for folder, clips in self.nested.get((above or label).lower(), ()):
+            if clip in clips:
+                return os.path.join(self.root, folder, clip)
         return os.path.join(self.root, name) if name in self.present else None
 
     def names(self):
         """Names of all that may be clips, without those of class folders."""
         return {*(name for name in self.present if name.lower() not in self.nested),
-                *(name for _, clips in self.nested.values() for name in clips)}
+                *(name for folders in self.nested.values() for _, clips in folders for name in clips)}
 
 
 def _find(root, name):

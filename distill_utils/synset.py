@@ -19,6 +19,7 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
     arguments                   what builds it again from its file
     num_classes, num_slots      K, and its clips of a class
 """
+import sys
 from pathlib import Path
 
 import torch
@@ -265,6 +266,9 @@ class StaticDynamicSet(nn.Module):
                          not given.get("no_train_static"))
         if given.get("path_static"):
             synset.static.data, synset.has_static = load_static(args.path_static, spec, args.spc), True
+        elif "path_static" in given:
+            print("note: no --path_static FILE, so the static images start as frames of real clips; distill_DC.py "
+                  "makes a static memory", file=sys.stderr)
         return synset
 
     @property

@@ -72,8 +72,8 @@ def epochs_to_keep(train_epochs, max_start_epoch, expert_epochs, keep="needed"):
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 def expert_folder(buffer_path, dataset, model):
-    """The folder of the experts of a data set and a network, below --buffer_path."""
-    return Path(buffer_path) / Path(dataset).name / model
+    """The folder of the experts of a data set (its label) and a network, below --buffer_path."""
+    return Path(buffer_path) / dataset / model
 
 
 def holds_experts(folder):

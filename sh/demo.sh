@@ -10,8 +10,12 @@
 # are the steps of a lane; the lanes stand at the end.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-FULL=
+FULL= NAME=
 [ "${1:-}" = --full ] && { FULL=1; shift; }
+case "${1:-}$#" in
+    -*) echo "unknown flag $1: bash sh/demo.sh [--full] [folder of the results]" >&2; exit 2 ;;
+    *[!01]) echo "one folder of the results, please: bash sh/demo.sh [--full] [folder]" >&2; exit 2 ;;
+esac
 if [ -n "${DRY_RUN:-}" ]; then PYTHON=python; else setup requirements.txt; fi
 OUT=${1:-$ROOT/result/demo${FULL:+_full}}
 [ -n "${DRY_RUN:-}" ] || { mkdir -p "$OUT"; OUT=$(cd "$OUT" && pwd); }

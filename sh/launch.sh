@@ -18,7 +18,7 @@ launch() {
     command=("$PYTHON" "$ROOT/$script" "$@")
     case "$gpus" in
         cpu) command=(env CUDA_VISIBLE_DEVICES= "${command[@]}" --device cpu) ;;
-        *[!0-9,]* | "") echo "GPUS must be cpu or numbers such as 0 or 0,1,2,3, not '$gpus'" >&2; exit 2 ;;
+        *[!0-9,]* | "" | ,* | *, | *,,*) echo "GPUS must be cpu or numbers such as 0 or 0,1,2,3, not '$gpus'" >&2; exit 2 ;;
         *) command=(env "CUDA_VISIBLE_DEVICES=$gpus" "${command[@]}" --device cuda) ;;
     esac
     if [ -n "${DRY_RUN:-}" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi

@@ -67,7 +67,7 @@ def test_a_run_that_was_begun_then_ends_as_it_would_have(method, old, few_digits
 
 def test_such_a_run_does_not_go_on_with_other_flags(old, few_digits, monkeypatch):
     for flags, message in ((["--lr_img", 2], "--lr_img was 1.0 and is now 2.0"),
-                           (["--classes", "ZeroUp,ZeroDown"], "--classes was None and is now 'ZeroUp,ZeroDown'"),
+                           (["--classes", "ZeroUp,ZeroDown"], "--classes .its content. was None and is now 'ZeroUp, "),
                            (["--precision", "bf16"], "--precision was 'fp32' and is now 'bf16'")):
         with pytest.raises(ValueError, match=message):
             run(distill_DM, monkeypatch, *RUNS["DM"][1], "--resume", "--data_path", few_digits, "--save_path",
@@ -116,7 +116,7 @@ def test_experts_of_then_are_not_made_again_and_none_of_other_settings_is_added(
 
     make()
     assert {file.name: file.read_bytes() for file in path.rglob("*.safetensors")} == before
-    with pytest.raises(ValueError, match="--classes was None and is now 'ZeroUp,ZeroDown'"):
+    with pytest.raises(ValueError, match="--classes was None and is now 'ZeroUp, ZeroDown'"):
         make("--classes", "ZeroUp,ZeroDown")
     with pytest.raises(ValueError, match="--lr_teacher was 0.01 and is now 0.5"):
         make("--lr_teacher", 0.5)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import buffer
 import distill_DM
+import distill_MTT
 import evaluate
 import summarize
 from conftest import NET
@@ -122,15 +124,17 @@ def test_a_split_file_stands_in_for_that_of_a_row(few_digits, tmp_path):
     ({"split_file": __file__, "fold": 2}, "--split_file says .* and so does --split 2"),
     ({"classes": "Archery,Dancing"}, "--classes 'dancing' is not one of the 101 classes .*--dataset UCF101"),
     ({"classes": "Archery"}, "--classes 'Archery' leaves 1 class: give at least two"),
-    ({"classes": " , "}, "leaves 0 class")])
+    ({"classes": " , "}, "leaves 0 class"), ({"classes": ""}, "leaves 0 class"),
+    ({"split_file": ""}, "there is no --split_file"), ({"split_file": __file__, "fold": 1}, "so does --split 1")])
 def test_what_cannot_be_is_named(flags, message):
     with pytest.raises(ValueError, match=message):
         get_spec("UCF101", **flags)
 
 
-def test_classes_of_images_cannot_be_chosen():
+@pytest.mark.parametrize("flags", [{"classes": "cat,dog"}, {"split_file": __file__}])
+def test_of_images_nothing_is_chosen(flags):
     with pytest.raises(ValueError, match="--dataset CIFAR10 has images"):
-        get_spec("CIFAR10", classes="cat,dog")
+        get_spec("CIFAR10", **flags)
 
 
 def test_a_row_without_rule_and_split_file_says_what_to_do(mine, tmp_path, monkeypatch):
@@ -141,11 +145,66 @@ def test_a_row_without_rule_and_split_file_says_what_to_do(mine, tmp_path, monke
         read_split(spec, tmp_path)
 
 
+def test_a_split_file_of_other_content_is_other_data_and_its_place_is_not(mine, tmp_path, monkeypatch):
+    root, file, moved = mine(), tmp_path / "s.csv", tmp_path / "moved.csv"
+    write_csv(file, rows_of())
+    write_csv(moved, rows_of())
+    flags = ["--dataset", root, "--data_path", tmp_path, "--save_path", tmp_path, "--name", "x", "--batch_real", 2,
+             *FAST]
+    run(distill_DM, monkeypatch, *flags, "--split_file", file, "--Iteration", 1)
+    run(distill_DM, monkeypatch, *flags, "--split_file", moved, "--Iteration", 2, "--resume")
+    write_csv(file, [(name, label, {"train": "test", "test": "train"}[split]) for name, label, split in rows_of()])
+    with pytest.raises(ValueError, match="--split_file .its content. was '.*give the same"):
+        run(distill_DM, monkeypatch, *flags, "--split_file", file, "--Iteration", 3, "--resume")
+    with pytest.raises(ValueError, match="--split_file .its content. was '.*and is now None"):
+        run(distill_DM, monkeypatch, *flags, "--Iteration", 3, "--resume")
+    experts = ["--dataset", root, "--data_path", tmp_path, *FAST[:6], "--device", "cpu", "--max_start_epoch", 1,
+               "--buffer_path", tmp_path / "buffers"]
+    run(buffer, monkeypatch, *experts, "--train_epochs", 1, "--num_experts", 1, "--split_file", moved)
+    with pytest.raises(ValueError, match="holds experts of another run: --split_file was"):
+        run(buffer, monkeypatch, *experts, "--train_epochs", 1, "--num_experts", 2, "--split_file", file)
+    with pytest.raises(ValueError, match="is of another run: --split_file was"):
+        run(distill_MTT, monkeypatch, *experts, *FAST[6:], "--split_file", file)
+
+
+def test_split_writes_only_the_own_file_of_a_data_set(few_digits, tmp_path, monkeypatch, capsys):
+    write_csv(tmp_path / "s.csv", rows_of())
+    before = (tmp_path / "s.csv").read_bytes()
+    for flag in (["--split_file", tmp_path / "s.csv"], ["--classes", "OneUp,OneDown"]):
+        with pytest.raises(SystemExit):
+            run(check, monkeypatch, "split", "MotionDigits", "--data_path", few_digits, *flag)
+        assert "leave --split_file and --classes out" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "s.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("content,message", [
+    ("folder_name,label,split\nc,ä,train\n".encode("latin-1"), "mine.csv cannot be read .*UTF-8"),
+    (b"folder_name,label,split\n" + b"x" * 200_000 + b",a,train\n", "mine.csv cannot be read .field larger.*UTF-8")])
+def test_a_csv_that_cannot_be_read_is_named(content, message, tmp_path):
+    (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        get_spec(str(tmp_path))
+
+
+def test_one_folder_is_one_clip(mine, tmp_path):
+    root = mine("frames/{label}/{label}_{split}{i}")
+    write_csv(root / "split.csv", [*rows_of(), ("a/a_train0", "a", "test")])
+    with pytest.raises(DataError, match="a_train0 is both 'a_train0' and 'a/a_train0' in split.csv"):
+        get_dataset(str(root), tmp_path, frames=4, im_size=16)
+
+
+def test_class_folders_that_differ_in_case_are_one(mine, tmp_path):
+    root = mine("{label}/{label}_{split}{i}")
+    (root / "A").mkdir()
+    (root / "a" / "a_train1").rename(root / "A" / "a_train1")
+    assert len(get_dataset(str(root), tmp_path, frames=4, im_size=16).train) == 9
+
+
 # ---- --classes ----------------------------------------------------------------------------------------------------
 
 def test_some_classes_alone(mine, tmp_path):
     root = mine()
-    data = get_dataset(str(root), tmp_path, frames=4, im_size=16, classes="c, b")
+    data = get_dataset(str(root), tmp_path, frames=4, im_size=16, classes="c,\n b")
     assert data.spec.classes == ("B", "c") and data.spec.num_classes == 2
     assert {name[0] for name in data.train.names} == {"B", "c"} and len(data.test) == 4
     assert [data.spec.classes[k] for k in data.train.labels.tolist()] == [name[0] for name in data.train.names]
@@ -196,7 +255,8 @@ def test_from_the_check_to_the_table(mine, tmp_path, monkeypatch, capsys):
         run(evaluate, monkeypatch, "--dataset", root, "--split_file", root / "other.csv", "--synset", file, *FAST)
     capsys.readouterr()
     run(summarize, monkeypatch, tmp_path / "result")
-    assert "**mine, protocol standard**" in capsys.readouterr().out
+    assert "**mine, classes a,c, split file other.csv, 4 frames, 16 pixels, protocol standard**" in (
+        capsys.readouterr().out)
     assert json.loads((file.parent / "result.json").read_text())["dataset"] == str(root)
 
 
@@ -204,12 +264,12 @@ def test_an_unknown_method_has_a_row_of_its_own(tmp_path, monkeypatch, capsys):
     result = {"method": "New", "dataset": "x", "protocol": "standard", "network": "N", "ipc": 1, "seed": 0, "epochs": 1,
               "top1_mean": 0.25, "top1_std": 0.0, "top1_start_mean": 0.5, "top1_start_std": 0.0, "top5_mean": 0.9,
               "num_networks": 1, "storage_bytes": 5, "seconds": 1.0, "distill_seconds": 1.0}
-    for method in ("New", "Still-DM", "DM"):
+    for method in ("New", "Still-DM", "DM", "S2D-k-center"):
         (tmp_path / method).mkdir()
         (tmp_path / method / "result.json").write_text(json.dumps(result | {"method": method}))
     run(summarize, monkeypatch, tmp_path)
     out = capsys.readouterr().out
     titles = [line.split(" | ")[0].removeprefix("| ") for line in out.splitlines() if line.startswith("| ")]
-    assert titles == ["method", "---", "pixels (DM)", "New", "still (DM)"]
-    assert out.count("25.0 ± 0.0 (below its start)") == 3
+    assert titles == ["method", "---", "pixels (DM)", "New", "s2d (k-center)", "still (DM)"]
+    assert out.count("25.0 ± 0.0 (below its start)") == 4
     assert "note: still (DM), 1 clips a class, seed 0, ends below its start: 50.0 -> 25.0 %" in out

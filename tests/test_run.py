@@ -25,6 +25,7 @@ import distill_MTT
 import distill_s2d_DM
 import distill_s2d_MTT
 import evaluate
+import summarize
 import utils
 from conftest import NET, ROOT
 from distill_MTT import student_batch
@@ -212,11 +213,18 @@ def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkey
         assert len(scored) == 2, flags
     assert json.loads((tmp_path / method / "a" / "result.json").read_text())["top1_start_mean"] == json.loads(
         (tmp_path / method / "b" / "result.json").read_text())["top1_start_mean"]
-    for file in (tmp_path / ".scores").iterdir():       # a file that cannot be read is made again
-        file.write_text("{")
-    scored.clear()
-    script(method, "d", Iteration=1)
-    assert len(scored) == 2
+    seconds = [json.loads((tmp_path / method / name / "result.json").read_text())["seconds"] for name in "ab"]
+    assert min(seconds) > 0     # the time of a shared score counts
+    for content in ("{", "5", "[1]", "{}", '{"top1": 1.0}', None):       # one that is not whole is made again
+        for file in (tmp_path / ".scores").iterdir():
+            whole = json.loads(file.read_text()) | {"loss": float("nan")} if content is None else None
+            file.write_text(content or json.dumps(whole))
+        scored.clear()
+        script(method, "d", "--overwrite", Iteration=1)
+        assert len(scored) == 2, content
+    shutil.rmtree(tmp_path / ".scores")
+    (tmp_path / ".scores").write_text("in the way")
+    script(method, "d", "--overwrite", Iteration=1)
 
 
 def test_a_set_that_ends_below_its_start_says_so(script, capsys, monkeypatch):
@@ -628,9 +636,20 @@ def test_an_iteration_that_was_not_scored_by_every_network_is_not_reported():
     assert run.reported_iteration(["N"]) == 5
 
 
-def test_a_start_that_stays_the_best_is_still_named(script):
-    result = content(script("DM", "x", "--protocol", "paper", Iteration=2, lr_img=1e-9))[1]
-    assert result["top1_start_mean"] <= result["top1_mean"]
+def test_a_start_that_stays_the_best_is_named_the_start(script, monkeypatch, capsys):
+    tops = iter([0.5, 0.25, 0.5])
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
+        next(tops), 1.0, 1.0, torch.zeros(10)))
+    result = content(script("DM", "x", "--protocol", "paper", Iteration=2, eval_it=1))[1]
+    assert (result["iteration"], result["top1_mean"]) == (0, 0.5) and result["is_start"] and not result["below_start"]
+    assert "no set that was trained scores above the start" in capsys.readouterr().err
+    assert "(the start itself)" in summarize.table([result | {"seconds": 1, "distill_seconds": 1}])
+
+
+def test_a_set_that_was_removed_is_missed(script):
+    (script("DM", "x", "--protocol", "paper", Iteration=2, lr_img=1e-30) / "synset.safetensors").unlink()
+    with pytest.raises(ValueError, match="the set of iteration 0, was removed: make it again with --overwrite"):
+        script("DM", "x", "--protocol", "paper", "--resume", Iteration=2, lr_img=1e-30)
 
 
 # ---- rates --------------------------------------------------------------------------------------------------------

@@ -195,6 +195,7 @@ BAD = {
     "flag of another set": ("distill_DM.py", ["--vpc", 2], "unrecognized arguments: --vpc 2"),
     "images and movement": ("distill_DC.py", ["--set", "s2d", "--dataset", "singleMotionDigits", "--model", "ConvNet"],
                             "--dataset singleMotionDigits gives single frames"),
+    "network of stills": ("distill_DC.py", ["--model", "ConvNet3D"], "--model ConvNet3D takes videos, .*another --set"),
     "network of a set": ("distill_DC.py", ["--set", "pixels", "--model", "ConvNet"], "--model ConvNet takes images"),
     "unknown data set": ("distill_DM.py", ["--dataset", "UCF102"], "unknown --dataset 'UCF102': choose .*Digits"),
     "missing data": ("distill_DM.py", ["--dataset", "miniUCF101"], "no frame folders at .*jpegs_112.*--data_path"),
