@@ -75,8 +75,8 @@ def main():
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in parser.may_change | {"dry_run"}}
-    settings |= {**flags.data_identity(args), "frames": spec.frames, "im_size": spec.size,
-                 "precision": precision_name(args.precision, device)}
+    settings |= {"frames": spec.frames, "im_size": spec.size, "precision": precision_name(args.precision, device),
+                 **{flag: value for flag, value in flags.data_identity(args).items() if value}}
     check_settings(folder, settings)
 
     # data
