@@ -2,20 +2,23 @@
 import copy
 import dataclasses
 import json
+import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import distill_DM
-from conftest import NET, run_script
+from conftest import NET
 from distill_utils import bank as module
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import clips_digest
 from distill_utils.seeds import make_generator, seeded
 from utils import get_dataset, get_network, per_sample
 
-LOOP = ["--model", NET, "--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--Iteration", 3]
+LOOP = ["--model", NET, "--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--Iteration", 3, "--frames", 4,
+        "--im_size", 16]
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +98,20 @@ def test_every_network_has_its_turn_and_the_order_follows_the_seed(clips, tmp_pa
     assert order == [bank.index(it) for it in range(8)] != [Bank(tmp_path, clips, 4, 1).index(it) for it in range(8)]
 
 
-def test_other_data_networks_and_protocols_are_other_banks(clips, digit_data, tmp_path):
+def test_other_data_networks_and_protocols_are_other_banks(clips, few_digits, tmp_path):
     keys = [{}, {"model": "ConvNet3D"}, {"model": NET}, {"model": NET, "protocol": "paper"}]
     folders = {Bank(tmp_path, clips, 1, **key).folder for key in keys}
     assert len(folders) == 4 and Bank(tmp_path, clips, 9).folder in folders
-    assert clips_digest(clips) != clips_digest(digit_data.train)
-    other = copy.copy(clips)
-    other.labels = clips.labels.flip(0)
-    assert clips_digest(other) != clips_digest(clips)
-    assert clips_digest(get_dataset("MotionDigits", tmp_path / "again").train) == clips_digest(digit_data.train)
+    shutil.copytree(few_digits / "MotionDigits", tmp_path / "again" / "MotionDigits")
+    again = get_dataset("MotionDigits", tmp_path / "again")
+    assert clips_digest(again.train) == clips_digest(clips) != clips_digest(again.test)
+    frames = np.array(clips.frames)
+    frames[-1, 0, 0, 0] ^= 1
+    for key, value in {"labels": clips.labels.flip(0), "names": clips.names[::-1], "frames": frames,
+                       "spec": dataclasses.replace(clips.spec, flip=False)}.items():
+        other = copy.copy(clips)
+        setattr(other, key, value)
+        assert clips_digest(other) != clips_digest(clips), key
 
 
 def test_a_damaged_file_is_named(clips, tmp_path):
@@ -114,12 +122,12 @@ def test_a_damaged_file_is_named(clips, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["distill_DM.py", "distill_s2d_DM.py"])
-def test_scripts_run_with_a_bank_and_share_it(script, few_digits, tmp_path):
+def test_scripts_run_with_a_bank_and_share_it(script, run_here, few_digits, tmp_path):
     where = ["--data_path", few_digits, "--cache_path", tmp_path / "cache", "--bank", 2]
     lines, kept = [], []
     for name in ("a", "b"):
-        done = run_script(script, *LOOP, *where, "--save_path", tmp_path, "--name", name)
-        lines.append(json.loads(done.stdout.split("RESULT ")[1]))
+        out, _ = run_here(script, *LOOP, *where, "--save_path", tmp_path, "--name", name)
+        lines.append(json.loads(out.split("RESULT ")[1]))
         kept.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("bank-*/*.safetensors")})
     assert len(kept[0]) == 2 and kept[0] == kept[1]
     assert lines[0]["loss_mean"] == lines[1]["loss_mean"]

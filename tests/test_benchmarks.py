@@ -2,8 +2,11 @@
 import importlib
 import json
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
@@ -29,27 +32,49 @@ def test_in_float32_all_sides_compute_the_same(name, kind):
         torch.testing.assert_close(ours[1], vector, rtol=1e-3, atol=1e-4 * float(vector.abs().max()))
 
 
+@pytest.fixture
+def bench(run_here, monkeypatch):
+    """Runs a benchmark in this process: bench(name, flag, ...) -> the lines it prints."""
+    threads = torch.get_num_threads()
+
+    def call(name, *flags):
+        for module in ("common", "plain"):      # imported by it anew, as in a process of its own
+            monkeypatch.delitem(sys.modules, module, raising=False)
+        return run_here(f"benchmarks/{name}.py", *flags).out.splitlines()
+
+    yield call
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", ["test_pass", "mtt_step"])
-def test_a_benchmark_prints_its_conditions_and_one_json_line(name):
+def test_a_benchmark_prints_its_conditions_and_one_json_line(name, bench, monkeypatch):
+    """The memory of a side is measured in a process of its own: here of the first, and in this one of the others."""
+    run_process, asked = subprocess.run, []
+
+    def run(command, **kwargs):
+        asked.append(command[-1])
+        if len(asked) == 1:
+            return run_process(command, **kwargs)
+        with redirect_stdout(StringIO()) as out, monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        return SimpleNamespace(returncode=0, stdout=out.getvalue())
+
+    monkeypatch.setattr(subprocess, "run", run)
     flags = ["--steps", "2"] if name == "mtt_step" else []
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / f"{name}.py", "--size", "tiny", "--repeats", "1",
-                           "--threads", "1", *flags], capture_output=True, text=True, check=True)
-    first, *_, last = done.stdout.splitlines()
+    first, *_, last = bench(name, "--size", "tiny", "--repeats", "1", "--threads", "1", *flags)
     result = json.loads(last)
     assert re.match(r"device cpu \(.*\), threads 1, torch ", first) and result["benchmark"] == name and result["rows"]
     row = result["rows"][0]
     assert all(row[key] > 0 for key in row if key.endswith(("_seconds", "_ratio", "_bytes")))
+    assert len(asked) == 3 and all(f"{side}_bytes" in row for side in asked)
 
 
-def test_loading_prints_ratios():
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "loading.py", "--clips", "4", "--frames", "70",
-                           "--repeats", "1"], capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+def test_loading_prints_ratios(bench):
+    result = json.loads(bench("loading", "--clips", "4", "--frames", "70", "--repeats", "1")[-1])
     assert result["cache_to_float32"] == 0.25 and result["frame_ratio"] > 0
 
 
-def test_an_index_is_read_and_streamed():
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "loading.py", "--index", "--index_clips", "800"],
-                          capture_output=True, text=True, check=True)
-    result = json.loads(done.stdout.splitlines()[-1])
+def test_an_index_is_read_and_streamed(bench):
+    result = json.loads(bench("loading", "--index", "--index_clips", "800")[-1])
     assert result["clips"] == 800 and result["cache_bytes"] == 800 * 8 * 3 * 16 * 16

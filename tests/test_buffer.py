@@ -1,18 +1,24 @@
-"""buffer.py as a user runs it: one file an expert, what is kept, interruptions, and several processes at once."""
+"""buffer.py as a user runs it: one file an expert, what is kept, interruptions, and several processes at once.
+
+few_experts, made by a process of its own, are compared with those made in this process.
+"""
 import importlib
 import json
-import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from conftest import EXPERTS, NET, ROOT, run_script
+from conftest import EXPERTS, NET, ROOT
+from distill_utils import trajectories
+from distill_utils.files import try_lock
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.trajectories import Experts
 from networks import lookup
@@ -51,63 +57,87 @@ def test_snapshots_are_those_of_one_training_and_experts_differ(few_experts):
         assert not torch.equal(states[0][name], states[1][name])
 
 
-def test_an_expert_is_what_training_on_the_real_clips_gives(few_digits, tmp_path):
+def test_an_expert_is_what_training_on_the_real_clips_gives(run_here, few_digits, tmp_path):
     """With the momentum, decay and seeds of evaluate_synset's training the last snapshot is that network's."""
     from utils import PROTOCOLS, get_network, make_step, train_batches, train_epoch
-    flags = "--num_experts", 1, "--mom", 0.9, "--l2", 5e-4, "--precision", "fp32"
-    run_script("buffer.py", *command(few_digits, tmp_path, *flags))
+    flags = "--num_experts", 2, "--mom", 0.9, "--l2", 5e-4, "--precision", "fp32"
+    run_here("buffer.py", *command(few_digits, tmp_path, *flags))
     data = get_dataset("MotionDigits", few_digits)
-    draw = make_generator(0, "expert", 0)
-    with seeded(derive_seed(0, "expert", 0)):
+    draw = make_generator(0, "expert", 1)
+    with seeded(derive_seed(0, "expert", 1)):
         network = get_network(NET, data.spec)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for _ in range(2):
             train_epoch(network, train_batches(data.train, 8, draw, "cpu", PROTOCOLS["standard"].evaluation),
                         make_step(network, optimizer))
-    segment = Experts(folder(tmp_path), lookup(NET)(data.spec), 1, 2).sample(0, 0)
+    experts = Experts(folder(tmp_path), lookup(NET)(data.spec), 1, 2)
+    (segment,) = (it for it in map(experts.sample, (0, 0), range(2)) if it.expert == "expert_0001.safetensors")
     for parameter, kept in zip(network.parameters(), segment.target, strict=True):
         torch.testing.assert_close(parameter.detach(), kept)
 
 
-def test_more_experts_later_leave_the_first_ones_and_all_epochs_are_kept_on_request(few_digits, few_experts, tmp_path):
-    run_script("buffer.py", *command(few_digits, tmp_path, "--num_experts", 1))
+def test_more_experts_later_leave_the_first_ones_and_all_epochs_are_kept_on_request(
+        run_here, few_digits, few_experts, tmp_path):
+    run_here("buffer.py", *command(few_digits, tmp_path, "--num_experts", 1))
     first = contents(tmp_path)
-    done = run_script("buffer.py", *command(few_digits, tmp_path, "--num_experts", 2))
-    assert json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))["experts"] == 2
+    out, _ = run_here("buffer.py", *command(few_digits, tmp_path, "--num_experts", 2))
+    assert json.loads(out.splitlines()[-1].removeprefix("RESULT "))["experts"] == 2
     both = contents(tmp_path)
     assert len(both) == 2 and first.items() <= both.items() <= contents(few_experts).items()
-    run_script("buffer.py", *command(few_digits, tmp_path / "all", "--num_experts", 1, "--keep_epochs", "all",
-                                     "--expert_dtype", "bfloat16"))
+    run_here("buffer.py", *command(few_digits, tmp_path / "all", "--num_experts", 1, "--keep_epochs", "all",
+                                   "--expert_dtype", "bfloat16"))
     state = load_file(folder(tmp_path / "all") / "expert_0000.safetensors")
     assert {name.split("/")[0] for name in state} == {"0", "1", "2", "3"}
     assert {value.dtype for value in state.values()} == {torch.bfloat16}
 
 
-def test_other_settings_are_refused_with_the_difference(few_digits, few_experts):
+def test_other_settings_are_refused_with_the_difference(run_here, few_digits, few_experts, capsys):
     before = contents(few_experts)
-    done = run_script("buffer.py", *command(few_digits, few_experts, "--lr_teacher", 0.5), check=False)
-    assert done.returncode == 1 and "--lr_teacher was 0.01 and is now 0.5" in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        run_here("buffer.py", *command(few_digits, few_experts, "--lr_teacher", 0.5))
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and "error: " in said and "--lr_teacher was 0.01 and is now 0.5" in said
     assert contents(few_experts) == before
 
 
 @pytest.mark.slow
-def test_killed_and_joined_by_others_it_makes_the_same_experts_once(few_digits, few_experts, tmp_path):
-    start = [sys.executable, ROOT / "buffer.py", *command(few_digits, tmp_path, "--num_experts", 3)]
-    killed = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while killed.poll() is None and not list(folder(tmp_path).glob(".expert_*.lock")):
-        time.sleep(0.02)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
-    both = [subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = "".join(process.communicate()[1] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert contents(tmp_path) == contents(few_experts)
-    assert said.count("top-1") == 3 - (0 if "expert 0: epoch" in said else 1)
+def test_killed_and_joined_by_others_it_makes_the_same_experts_once(run_here, few_digits, few_experts, tmp_path,
+                                                                    monkeypatch):
+    """A process is stopped while it makes an expert; this one makes the others, waits for it, and takes its expert over
+    once it is killed."""
+    flags = command(few_digits, tmp_path, "--num_experts", 3)
+    other = subprocess.Popen([sys.executable, ROOT / "buffer.py", *flags], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)
+
+    def stopped_at_work():
+        other.send_signal(signal.SIGSTOP)
+        if any(try_lock(claim) is None for claim in folder(tmp_path).glob(".expert_*.lock")):
+            return True
+        other.send_signal(signal.SIGCONT)
+
+    def while_waiting(seconds):
+        assert other.poll() is None     # once: an expert that nobody makes any more is not waited for
+        other.kill()
+        other.wait()
+
+    try:
+        while other.poll() is None and not stopped_at_work():
+            time.sleep(0.02)
+        present = contents(tmp_path)        # none, unless the other was quick
+        monkeypatch.setattr(trajectories, "time", SimpleNamespace(sleep=while_waiting))
+        _, said = run_here("buffer.py", *flags)
+        assert other.returncode == -signal.SIGKILL and "waiting for experts that other processes are making" in said
+    finally:
+        other.kill()
+        other.wait()
+    made = [f"expert_{int(number):04d}.safetensors" for number in re.findall(r"expert (\d+): epoch", said)]
+    assert sorted([*present, *made]) == sorted(contents(few_experts))
+    assert contents(tmp_path) == contents(few_experts) and present.items() <= contents(few_experts).items()
 
 
-def test_dry_run_counts_what_the_files_then_have(few_digits, few_experts, tmp_path):
-    done = run_script("buffer.py", *command(few_digits, tmp_path, "--num_experts", 3, "--dry_run"))
-    plan = json.loads(done.stdout.removeprefix("RESULT "))
+def test_dry_run_counts_what_the_files_then_have(run_here, few_digits, few_experts, tmp_path):
+    out, _ = run_here("buffer.py", *command(few_digits, tmp_path, "--num_experts", 3, "--dry_run"))
+    plan = json.loads(out.removeprefix("RESULT "))
     assert plan["parameters"] == sum(p.numel() for p in lookup(NET)(get_spec("MotionDigits")).parameters())
     files = contents(few_experts).values()
     assert 0 <= sum(map(len, files)) - plan["buffer_bytes"] < 4000 * len(files)     # their headers

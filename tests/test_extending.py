@@ -2,6 +2,7 @@
 import csv
 import json
 import re
+import runpy
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ import distill_DM
 import distill_MTT
 import evaluate
 import networks
-from conftest import NET, ROOT, run_script
+from conftest import NET, ROOT
 from distill_utils import check, dataset, synset
 
 BLOCKS = re.findall(r"```python\n# (.*?)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
@@ -87,14 +88,15 @@ def test_a_set_is_a_class_and_works_under_every_loss(add, few_digits, few_expert
     assert torch.isfinite(synset.load_synset(file)[0].render(*synset.all_pairs(loaded))[0]).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", synset.SETS)
-def test_a_loss_is_a_script_and_works_with_every_set(kind, few_digits, tmp_path):
+def test_a_loss_is_a_script_and_works_with_every_set(kind, few_digits, tmp_path, monkeypatch, capsys):
     script = tmp_path / "distill_Mean.py"
     script.write_text(example("distill_Mean.py"))
-    done = run_script(script, "--set", kind, "--model", NET, "--data_path", few_digits, "--save_path", tmp_path,
-                      "--Iteration", 30, "--eval_it", 30, *FAST, env={"PYTHONPATH": str(ROOT)})
-    result = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
+    monkeypatch.setattr(sys, "argv", [str(word) for word in (
+        script, "--set", kind, "--model", NET, "--data_path", few_digits, "--save_path", tmp_path, "--Iteration", 30,
+        "--eval_it", 30, *FAST)])
+    runpy.run_path(str(script), run_name="__main__")
+    result = json.loads(capsys.readouterr().out.splitlines()[-1].removeprefix("RESULT "))
     losses = [json.loads(line)["loss"] for line in (tmp_path / result["method"] / "x" / "metrics.jsonl").read_text(
         ).splitlines() if "loss" in json.loads(line)]
     assert result["method"].endswith("Mean") and losses[-1] < losses[0]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, run_script
+from conftest import ROOT
 from distill_utils import extract
 from distill_utils.dataset import FrameFolder, clip_positions, get_spec, grid_frames
 from distill_utils.extract import BrokenVideo, Settings, choose_frames, extract_all, extract_clip, scaled_size
@@ -483,7 +483,7 @@ def test_a_process_that_dies_is_named(tmp_path, videos, monkeypatch):
 ODD = ["a b", "it's", 'say "hi"', "x; touch pwned", "$(touch pwned)", "-rf", "100%d", "a:b", "film é 映", "#1&2|3*?"]
 
 
-def test_odd_names_and_ctrl_c(tmp_path):
+def test_odd_names_and_ctrl_c(tmp_path, run_here, monkeypatch):
     """Own videos with names of all kinds; a first run is stopped by Ctrl-C, the second goes on."""
     source, target = tmp_path / "videos", tmp_path / "out"
     for i, name in enumerate(ODD):
@@ -509,7 +509,8 @@ def test_odd_names_and_ctrl_c(tmp_path):
     for video in sorted((source / "slow").glob("[0-9]*.mp4"))[5:]:
         if f"slow_{video.stem}" not in before:
             film(video, 17)     # no need to wait for those
-    done = result(run_script(*script, cwd=tmp_path).stdout)
+    monkeypatch.chdir(tmp_path)
+    done = result(run_here(*script).out)
     assert (done["made"], done["present"], done["broken"]) == (40 - len(before), len(before), 1)
     for i, name in enumerate(ODD):
         assert numbers(target / "frames" / f"class {i % 2}_{name}") == list(range(20 + i))
@@ -523,16 +524,20 @@ def test_odd_names_and_ctrl_c(tmp_path):
     assert {label: tests.count(label) for label in tests} == {"class 0": 1, "class 1": 1, "slow": 6}
 
 
-def script(name, source, path, *flags):
-    done = run_script(f"extract_frames/{name}", "--source", source, "--data_path", path, "--num_workers", 1, *flags)
-    return result(done.stdout)
+@pytest.fixture
+def script(run_here):
+    """Runs a script of extract_frames/: script(name, source, data path, flag, ...) -> its result."""
+    def call(name, source, path, *flags):
+        return result(run_here(f"extract_frames/{name}", "--source", source, "--data_path", path, "--num_workers", 1,
+                               *flags).out)
+    return call
 
 
 def clips(root):
     return sorted(str(file.parent.relative_to(root)) for file in root.rglob("frame000001.jpg"))
 
 
-def test_ucf101_as_its_archive_unpacks(tmp_path):
+def test_ucf101_as_its_archive_unpacks(tmp_path, script):
     for label in ("YoYo", "HandStandPushups"):
         film(tmp_path / "UCF-101" / label / f"v_{label}_g01_c01.avi", 20)
     done = script("extract_ucf101.py", tmp_path / "UCF-101", tmp_path)
@@ -542,7 +547,7 @@ def test_ucf101_as_its_archive_unpacks(tmp_path):
     assert numbers(tmp_path / clips(tmp_path)[0]) == list(range(20))
 
 
-def test_hmdb51_with_its_names(tmp_path):
+def test_hmdb51_with_its_names(tmp_path, script):
     name = "#437_How_To_Ride_A_Bike_(x)_[y];_ride_bike_f_cm_np1_ri_med_1"
     film(tmp_path / "hmdb51_org" / "ride_bike" / f"{name}.avi", 9)
     done = script("extract_hmdb51.py", tmp_path / "hmdb51_org", tmp_path, "--im_size", 64, "--quality", 80)
@@ -553,7 +558,7 @@ def test_hmdb51_with_its_names(tmp_path):
 
 @pytest.mark.parametrize("dataset, folder, frames, wanted", [
     ("Kinetics400", "Kinetics", 8, range(2, 38, 5)), ("Kinetics400_long", "Kinetics_long", 16, range(4, 36, 2))])
-def test_kinetics_around_the_middle(tmp_path, dataset, folder, frames, wanted):
+def test_kinetics_around_the_middle(tmp_path, script, dataset, folder, frames, wanted):
     source = tmp_path / "k400"
     film(source / "train" / "playing cards" / "-_0aB3dEfGh_000010_000020.mp4")
     film(source / "train" / "_1_2_3_4_5__7_17.mp4", 3)      # flat, seconds as other downloaders write them
@@ -578,7 +583,7 @@ def test_kinetics_around_the_middle(tmp_path, dataset, folder, frames, wanted):
     assert {key: again[key] for key in ("made", "present", "short")} == {"made": 0, "present": 4, "short": 1}
 
 
-def test_ssv2_straight_from_webm(tmp_path):
+def test_ssv2_straight_from_webm(tmp_path, script):
     for number in (7, 220847):
         film(tmp_path / "20bn-something-something-v2" / f"{number}.webm", 40)
     assert script("extract_sthsth.py", tmp_path / "20bn-something-something-v2", tmp_path)["made"] == 2

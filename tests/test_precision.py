@@ -121,13 +121,16 @@ def test_dm_with_real_features_in_bfloat16(tiny):
 
 
 def test_the_weights_stay_float32_and_small_steps_are_not_lost(clips):
-    with seeded(2):
-        network = get_network(NET, get_spec("MotionDigits"))
-    before = [p.detach().clone() for p in network.parameters()]
-    batch = [part[::4] for part in clips]
-    train_epoch(network, [batch], make_step(network, torch.optim.SGD(network.parameters(), lr=1e-6), BF16))
-    for old, new in zip(before, network.parameters(), strict=True):
+    batch, weights = [part[::4] for part in clips], []
+    for dtype in (torch.float32, BF16):
+        with seeded(2):     # dropout too
+            network = get_network(NET, get_spec("MotionDigits"))
+            before = [p.detach().clone() for p in network.parameters()]
+            train_epoch(network, [batch], make_step(network, torch.optim.SGD(network.parameters(), lr=1e-6), dtype))
+        weights.append(list(network.parameters()))
+    for old, new in zip(before, weights[1], strict=True):
         assert new.dtype == torch.float32 and new.is_contiguous() and not torch.equal(old, new)
+    assert not all(map(torch.equal, *weights))      # gradients were those of bfloat16
 
 
 def test_an_evaluation_in_bfloat16_repeats_and_is_close(tiny):
