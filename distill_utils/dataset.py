@@ -67,10 +67,10 @@ def _names(file):
     return tuple((DATA / file).read_text(encoding="utf-8").splitlines())
 
 
-def _views(datasets, names):
-    """Adds single<name> and static<name> for each (entry, name)."""
-    views = {f"{view}{name}": replace(datasets[entry], view=view)
-             for entry, name in names for view in ("single", "static")}
+def _views(datasets):
+    """Adds single<name> and static<name> for each data set of clips."""
+    views = {f"{view}{name}": replace(spec, view=view)
+             for name, spec in datasets.items() if spec.images for view in ("single", "static")}
     return {**datasets, **views}
 
 
@@ -113,8 +113,7 @@ DATASETS = _views({
                             IMAGENET_STD),
     "ImageNet": _images("ImageNet", ResNet18_Weights.IMAGENET1K_V1.meta["categories"], 128, (1_281_167, 50_000),
                         IMAGENET_MEAN, IMAGENET_STD),
-}, [("MotionDigits", "MotionDigits"), ("UCF101", "UCF101"), ("miniUCF101", "miniUCF101"), ("UCF50", "UCF50"),
-    ("HMDB51", "HMDB51"), ("Kinetics400", "Kinetics400"), ("Kinetics400_long", "Kinetics400_long"), ("SSv2", "SSv2")])
+})
 
 
 def get_spec(name, frames=None, im_size=None, view=None, fold=None, split_file=None, classes=None):
