@@ -39,18 +39,20 @@ def main():
     group = flags.add_trajectory_args(parser)
     group.add_argument("--keep_epochs", choices=KEEP, default="needed", help="needed: the snapshots that "
                        "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
-    group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="of the snapshots")
+    group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="number format of the "
+                       "snapshots")
     flags.may_change(group.add_argument("--save_interval", help="ignored: other programs save so many experts in a "
                                   "file, and here each has a file of its own"))
     group = parser.add_argument_group("experts")
     flags.add_model_arg(group)
-    flags.may_change(group.add_argument("--num_experts", type=flags.positive, default=30))
-    group.add_argument("--train_epochs", type=flags.positive, default=50)
-    group.add_argument("--batch_train", type=flags.positive, default=256)
+    flags.may_change(group.add_argument("--num_experts", type=flags.positive, default=30,
+                                        help="how many there shall be"))
+    group.add_argument("--train_epochs", type=flags.positive, default=50, help="epochs of their training")
+    group.add_argument("--batch_train", type=flags.positive, default=256, help="batch size of their training")
     group.add_argument("--mom", type=flags.rate, default=0.0, help="momentum")
     group.add_argument("--l2", type=flags.rate, default=0.0, help="weight decay")
     group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs")
-    group.add_argument("--seed", type=flags.not_negative, default=0)
+    group.add_argument("--seed", type=flags.not_negative, default=0, help="all random numbers follow from it")
     flags.add_protocol_args(group)
     flags.add_device_arg(group)
     flags.add_dsa_args(parser)

@@ -12,7 +12,7 @@ import networks
 import utils
 from distill_utils import args as flags
 from distill_utils.clips import ClassSampler
-from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, gradients, has_batchnorm
+from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, freeze_dropout, gradients, has_batchnorm
 from distill_utils.run import Run
 from distill_utils.synset import SETS, method_name
 
@@ -27,7 +27,8 @@ def main():
     group.add_argument("--dis_metric", choices=DISTANCES, default="ours", help="distance between gradients")
     group.add_argument("--outer_loop", type=flags.positive, help="steps of the set for each network; if not given, "
                        "DC's own number for so many clips a class")
-    group.add_argument("--inner_loop", type=flags.positive, help="epochs of the network between them; the same")
+    group.add_argument("--inner_loop", type=flags.positive, help="epochs of the network between two of these steps; if "
+                       "not given, DC's own number too")
     view = None
     if kind == "still":     # any data set is read as its single frames
         view = "single"
@@ -73,6 +74,7 @@ def main():
                 if has_batchnorm(network):
                     freeze_batchnorm(network, rules.matching(
                         sampler.sample(range(spec.num_classes), 16, generator, run.device).flatten(0, 1)))
+                freeze_dropout(network)
                 optimizer.zero_grad()
                 for k in range(spec.num_classes):
                     for segment in range(num_segments):

@@ -16,10 +16,10 @@ from distill_utils.seeds import seeded
 from distill_utils.synset import SETS, all_pairs, method_name
 
 
-def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None):
-    """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
+def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
+    """only: the set of a script for one pair; the others are its published defaults."""
     # arguments
-    parser, kind = flags.set_parser(description, SETS, only, sgd=sgd)
+    parser, kind = flags.set_parser(description, SETS, only)
     flags.add_distill_args(parser, iterations, momentum)
     group = flags.add_real_args(parser)
     group.add_argument("--bank", type=flags.positive, metavar="P", help="draw the networks from P seeded ones, whose "
@@ -31,7 +31,7 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5, sgd=None
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
-    optim, rates = flags.set_rates(args, synset, sgd)
+    optim, rates = flags.set_rates(args, synset)
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
     if dsa.parts and args.bank:
         raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "

@@ -21,19 +21,20 @@ from distill_utils.seeds import make_generator
 from distill_utils.synset import SETS, all_pairs, method_name
 from distill_utils.trajectories import Experts, expert_folder, holds_experts
 
-SGD = {"lr_img": 1e5}       # miniUCF101 at one clip a class (S2D, arXiv 2312.00362)
+# miniUCF101 at one clip a class (S2D, arXiv 2312.00362)
+SGD = {"lr_img": 1e5, "lr_dynamic": 1e4, "lr_hal": 1e-3}
 
 
-def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momentum=0.5, sgd=SGD):
-    """only, sgd: the set and the learning rates of a script for one pair, as `set_parser` takes them."""
+def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momentum=0.5):
+    """only: the set of a script for one pair; the others are its published defaults."""
     # arguments
-    parser, kind = flags.set_parser(description, SETS, only, sgd=sgd)
+    parser, kind = flags.set_parser(description, SETS, only, sgd=SGD)
     flags.add_distill_args(parser, iterations, momentum)
     flags.add_mtt_args(parser, lr_momentum)
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
-    optim, rates = flags.set_rates(args, synset, sgd)
+    optim, rates = flags.set_rates(args, synset, SGD)
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
     with torch.device("meta"):      # shapes alone
         network = networks.lookup(args.model)(spec)

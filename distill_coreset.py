@@ -50,7 +50,7 @@ def main():
 
     # selection
     n = synset.clips_needed
-    if args.method == "random":     # the clips that a loss of the same seed starts from
+    if args.method == "random":     # the clips that pixels and static + dynamic sets of the same seed start from
         real = data.train.random_clips(n, make_generator(run.derive("start")))
     else:
         network = feature_network(args, run, data, settings, weights)

@@ -9,8 +9,7 @@ from functools import partial
 import distill_MTT
 from distill_utils.args import cli
 
-main = partial(distill_MTT.main, __doc__, "s2d", iterations=10000, momentum=0.95, lr_momentum=0.9,
-               sgd={"lr_dynamic": 1e4, "lr_hal": 1e-3})
+main = partial(distill_MTT.main, __doc__, "s2d", iterations=10000, momentum=0.95, lr_momentum=0.9)
 
 if __name__ == "__main__":
     cli(main)

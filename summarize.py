@@ -51,11 +51,12 @@ def read(file):
 
 
 def group(result):
-    """What heads a table: the data set, what was chosen of it, and the protocol."""
+    """What a table is of. It is headed by the first: data set, what was chosen of it, and protocol."""
     chosen = {"classes": "classes {}", "split_file": "split file {}", "split": "split {}", "frames": "{} frames",
               "im_size": "{} pixels"}
     chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
-    return ", ".join([dataset_label(result["dataset"]), *chosen]), result["protocol"]
+    heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
+    return heading, result["dataset"]       # two folders may have one name
 
 
 def rank(method):
@@ -79,8 +80,8 @@ def below_start(r):
 def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
     lines = []
-    for (data, protocol), rows in groupby(results, group):
-        lines += ["", f"**{data}, protocol {protocol}**", "",
+    for (heading, _), rows in groupby(results, group):
+        lines += ["", f"**{heading}**", "",
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]

@@ -29,6 +29,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description=None, **kwargs):
         super().__init__(description=description, allow_abbrev=False, formatter_class=Help, **kwargs)
+        self.flags_of_others = {}
+
+    def error(self, message):
+        """With the way out for flags of another set (`set_parser` knows whose)."""
+        for flag, other in self.flags_of_others.items():
+            if message.startswith("unrecognized arguments") and flag in message.split():
+                message += f" ({flag} is a flag of --set {other})"
+        super().error(message)
 
     @property
     def may_change(self):
@@ -103,6 +111,11 @@ def set_parser(description, sets, only=None, default="pixels", sgd=None, trained
         for name, (what, sgd_default, adam_default) in sets[kind].rates.items():
             group.add_argument(f"--{name}", type=rate, help=f"learning rate of {what}; if not given, "
                                f"{(sgd or {}).get(name, sgd_default):g} with SGD and {adam_default:g} with Adam")
+    for name in () if only else sets:
+        other = Parser(add_help=False)
+        sets[name].add_args(other, trained)
+        parser.flags_of_others |= {flag: name for action in other._actions for flag in action.option_strings}
+        parser.flags_of_others |= {f"--{flag}": name for flag in sets[name].rates}
     return parser, kind
 
 
@@ -160,8 +173,9 @@ def add_eval_args(parser, model="ConvNet3D"):
     group.add_argument("--num_eval", type=positive, default=5, help="networks trained for each evaluation")
     group.add_argument("--epoch_eval_train", type=positive, default=500,
                        help="epochs that each of them is trained on the set")
-    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of these networks")
-    group.add_argument("--batch_train", type=positive, default=256, help="batch size of their training")
+    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of these networks, and of DC's")
+    group.add_argument("--batch_train", type=positive, default=256, help="batch size of their training, and of "
+                       "the training of DC's and a selection's networks")
     add_protocol_args(group)
     may_change(group.add_argument("--cuda_graphs", action="store_true", help="networks are trained by CUDA graphs: "
                                   "faster where a set and a network are so small that a GPU waits for its launches "
@@ -176,7 +190,8 @@ def add_model_arg(group, model="ConvNet3D"):
 
 def add_protocol_args(group):
     group.add_argument("--protocol", choices=tuple(PROTOCOLS), default="standard",
-                       help="how sets are evaluated: standard, or as the published numbers were made (docs/results.md)")
+                       help="how clips are standardised and networks trained and tested: standard, or as for the "
+                       "published numbers (docs/results.md)")
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="numbers in which networks are trained "
                        "and tested, and in which DM computes the features of real clips; auto: bf16 where the device "
                        "is fast in it, otherwise fp32. Weights, and all that is differentiated twice, are float32 in "

@@ -70,6 +70,14 @@ def freeze_batchnorm(network, images):
         module.eval()
 
 
+def freeze_dropout(network):
+    """Switches dropout off until `network.train()`: the gradients of real and synthetic samples would differ by their
+    masks alone."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.eval()
+
+
 def dc_loss(real, synthetic, distance="ours"):
     """Distance between two lists of gradients, summed over layers. Returns a scalar.
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from distill_utils import picture
 from distill_utils.args import data_identity
 from distill_utils.clips import clips_digest
+from distill_utils.dataset import dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import remove, replacing, try_lock, unfinished
 from distill_utils.progress import progress
@@ -339,7 +340,8 @@ class Run:
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
         if len(evaluated) > 1:
-            picture.curve(self.folder / "curve.png", title=f"{self.method} on {self.args['dataset']}", series={
+            title = f"{self.method} on {dataset_label(self.args['dataset'])}"
+            picture.curve(self.folder / "curve.png", title=title, series={
                 network: [(it, *(self.scores(it, network)[key] for key in ("top1_mean", "top1_std")))
                           for it in evaluated] for network in networks})
         result |= {"seconds": round(self.elapsed(), 1),

@@ -133,7 +133,9 @@ class ClipFolders:
         for folder, clips in self.nested.get((above or label).lower(), ()):
             if clip in clips:
                 return os.path.join(self.root, folder, clip)
-        return os.path.join(self.root, name) if name in self.present else None
+        if name in self.present or above in self.present and os.path.isdir(os.path.join(self.root, name)):
+            return os.path.join(self.root, name)
+        return None
 
     def names(self):
         """Names of all that may be clips, without those of class folders."""

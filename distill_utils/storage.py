@@ -24,7 +24,7 @@ def pack(synset, store, spec):
     for name, value in synset.state_dict().items():
         value = value.detach().cpu().contiguous()
         if name.startswith(synset.exact) or store == "float32":
-            tensors[name] = value.float() if value.is_floating_point() else value
+            tensors[name] = value
         elif store == "bfloat16":
             tensors[name] = value.bfloat16()
         else:
@@ -49,12 +49,13 @@ def _range(tensor, spec=None):
 
 def unpack(tensors):
     """The state of a set, of what `pack` gave."""
-    state = {name: value if value.dtype == torch.int64 else value.float()
+    state = {name: value.float() if value.dtype == torch.bfloat16 else value
              for name, value in tensors.items() if not name.endswith(".range")}
     for name, value in tensors.items():
         if name.endswith(".range"):
             low, high = value.view(2, -1, 1, 1)
-            state[name.removesuffix(".range")] = state[name.removesuffix(".range")] / 255 * (high - low) + low
+            coded = name.removesuffix(".range")
+            state[coded] = state[coded].float() / 255 * (high - low) + low
     return state
 
 

@@ -8,6 +8,7 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
     add_args(parser)            its flags; with trained=False without those of its start and its training
     from_args(args, spec)       an empty set; ValueError before any work
     start(clips, seed)          starts it from real clips, or from noise
+    clips_needed                real clips of a class that its start takes
     encode(real)                writes real clips (K, clips_needed, ...) down in this form
     groups()                    learning rate -> the tensors that it trains; [] is frozen
     render(classes, slots, generator) -> (clips, targets)
@@ -152,7 +153,7 @@ class ImageSet(nn.Module):
         return images, classes
 
     def as_clips(self, frames):
-        """The same images, shared, as clips that stand still."""
+        """The same images, shared, as clips that stand still; as images without frames."""
         with torch.device("meta"):
             clips = ImageSet(**self.arguments | {"frames": frames})
         clips.static = self.static
@@ -236,8 +237,10 @@ class StaticDynamicSet(nn.Module):
     def add_args(cls, parser, trained=True):
         group = parser.add_argument_group(f"set: {cls.title}")
         group.add_argument("--vpc", type=positive, default=1, help="synthetic clips a class")
-        group.add_argument("--spc", type=positive, default=2, help="static images a class, a multiple of vpc")
-        group.add_argument("--dpc", type=positive, default=2, help="dynamic memories a class, a multiple of vpc")
+        # of a selection each clip is one image and its own movement; a trained set draws one of several of each
+        default, times = (2, "a multiple of vpc") if trained else (None, "a multiple of vpc; if not given, vpc")
+        group.add_argument("--spc", type=positive, default=default, help=f"static images a class, {times}")
+        group.add_argument("--dpc", type=positive, default=default, help=f"dynamic memories a class, {times}")
         group.add_argument("--n_hal", type=positive, default=1,
                            help="hallucinators; each clip is made by one of them, drawn at random")
         group.add_argument("--hal_mode", choices=("concat", "add"), default="concat",
@@ -261,7 +264,8 @@ class StaticDynamicSet(nn.Module):
                              + (clips if clips != args.dataset else "a data set of clips"))
         given = vars(args)
         with seeded(0):     # `start` draws the weights that count
-            synset = cls(spec.num_classes, args.vpc, args.spc, args.dpc, spec.shape, args.n_hal, args.hal_mode,
+            synset = cls(spec.num_classes, args.vpc, args.spc or args.vpc, args.dpc or args.vpc, spec.shape, args.n_hal,
+                         args.hal_mode,
                          given.get("hal_init", "identity"), given.get("dynamic_init", "real"),
                          not given.get("no_train_static"))
         if given.get("path_static"):
@@ -345,12 +349,12 @@ def all_pairs(synset, device="cpu"):
 
 
 def fit(synset, spec):
-    """The set as networks of a data set take it: images become clips that stand still where it has clips. ValueError
-    where its samples have another shape."""
+    """The set as networks of a data set take it: still images become clips of as many frames where it has clips.
+    ValueError where its samples have another shape."""
     if synset.shape == spec.shape:
         return synset
-    if isinstance(synset, ImageSet) and synset.shape == spec.shape[-3:]:
-        return synset.as_clips(spec.frames)
+    if isinstance(synset, ImageSet) and synset.shape[-3:] == spec.shape[-3:]:
+        return synset.as_clips(None if spec.view == "single" else spec.frames)
     raise ValueError(f"the set holds samples of shape {synset.shape}, but the data set has {spec.shape}: give the "
                      "--dataset, --frames and --im_size that it was made with")
 

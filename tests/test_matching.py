@@ -12,6 +12,7 @@ from distill_utils.matching import (
     dc_loss,
     dm_loss,
     freeze_batchnorm,
+    freeze_dropout,
     gradients,
 )
 from distill_utils.synset import StaticDynamicSet, VideoSet, all_pairs
@@ -153,3 +154,14 @@ def test_batch_norm_is_frozen_at_the_statistics_of_all_classes():
     before = network[0].running_mean.clone()
     network(torch.full((4, 2), 9.0))
     assert torch.equal(network[0].running_mean, before)
+
+
+def test_with_dropout_frozen_a_batch_has_the_gradients_of_itself():
+    network = NETWORKS["ConvNet3DD2W16"](SPEC).double().train()
+    samples, labels = clips(1, 4)[0], torch.tensor([0, 1, 2, 0])
+    for frozen in (False, True):
+        if frozen:
+            freeze_dropout(network)
+        once, again = (gradients(network, samples, labels) for _ in range(2))
+        assert all(map(torch.equal, once, again)) == frozen
+    assert network.train().dropout.training

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from scipy import stats
 
 import buffer
@@ -38,7 +39,8 @@ from distill_utils.protocols import PROTOCOLS
 from distill_utils.run import Run
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, storage_bytes
-from distill_utils.synset import SETS, ImageSet, StaticDynamicSet, VideoSet, load_synset, method_name
+from distill_utils.synset import SETS, ImageSet, StaticDynamicSet, VideoSet, all_pairs, load_synset, method_name
+from networks import ConvNet3D, lookup
 
 TINY = {"frames": 4, "im_size": 16, "device": "cpu"}
 FAST = {**TINY, "model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1}
@@ -177,12 +179,17 @@ def test_every_set_holds_a_selection(kind, method, script, tmp_path, few_digits)
     folder = tmp_path / method_name(method, kind) / "x"
     synset, header = load_synset(folder / "synset.safetensors")
     assert type(synset) is SETS[kind] and header["method"] == folder.parent.name
-    if method == "random":      # what a loss of the same seed starts from
-        data = utils.get_dataset("MotionDigits", few_digits, frames=4, im_size=16)
+    data = utils.get_dataset("MotionDigits", few_digits, frames=4, im_size=16)
+    if method == "random" and kind != "still":      # what a loss of the same seed starts from
         started = type(synset)(**synset.arguments)
-        started.encode(data.train.random_clips(started.clips_needed, make_generator(derive_seed(0, "start"))))
+        started.start(data.train, derive_seed(0, "start"))
         for name in synset.pixels:
             assert torch.equal(started.state_dict()[name], synset.state_dict()[name])
+    rendered = utils.fit(synset, data.spec).render(*all_pairs(synset))[0].mean(2)
+    real = data.train.get(range(40)).mean(2)
+    if kind == "still":     # the middle frame of a clip, for all of its time
+        real = real[:, 2:3].expand_as(real)
+    assert max((real - clip).abs().flatten(1).amax(1).min() for clip in rendered) < 1e-4
 
 
 @pytest.mark.parametrize("method", ["S2D-DM", "S2D-MTT"])
@@ -213,8 +220,9 @@ def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkey
         assert len(scored) == 2, flags
     assert json.loads((tmp_path / method / "a" / "result.json").read_text())["top1_start_mean"] == json.loads(
         (tmp_path / method / "b" / "result.json").read_text())["top1_start_mean"]
-    seconds = [json.loads((tmp_path / method / name / "result.json").read_text())["seconds"] for name in "ab"]
-    assert min(seconds) > 0     # the time of a shared score counts
+    for file in (tmp_path / ".scores").iterdir():       # the time of a shared score counts
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 1000}))
+    assert json.loads((script(method, "d", Iteration=1) / "result.json").read_text())["seconds"] > 1000
     for content in ("{", "5", "[1]", "{}", '{"top1": 1.0}', None):       # one that is not whole is made again
         for file in (tmp_path / ".scores").iterdir():
             whole = json.loads(file.read_text()) | {"loss": float("nan")} if content is None else None
@@ -267,6 +275,51 @@ def test_still_images_are_matched_with_frames_of_their_segment(script, monkeypat
     script("DC", "x", Iteration=1, ipc=4, split_num=2, outer_loop=1, eval_it=9)
     loop = seen[seen.index([0, 2]) - 1:][:40]
     assert loop == [(0, 2), [0, 2], (1, 2), [1, 3]] * 10
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_while_matching_clips_are_standardised_as_the_protocol_says(loss, protocol, script, few_digits, tmp_path,
+                                                                     monkeypatch):
+    seen, feature_map = [], ConvNet3D.feature_map
+    monkeypatch.setattr(ConvNet3D, "feature_map", lambda self, x: (seen.append(x.detach()), feature_map(self, x))[1])
+    monkeypatch.setattr(Run, "evaluate", lambda *args, **kwargs: seen.clear())
+    monkeypatch.setattr(Run, "finish", lambda *args, **kwargs: None)
+    flags = {"epoch_eval_train": 1, "batch_real": 2, "outer_loop": 1} if loss == "DC" else {}
+    if loss == "MTT":
+        flags = {"buffer_path": make_experts(few_digits, tmp_path / "experts", protocol=protocol, num_experts=1)}
+    matched, log = [], Run.log
+    monkeypatch.setattr(Run, "log", lambda self, *args, **kwargs: (matched.extend(seen), log(self, *args, **kwargs))[1])
+    script((loss, "pixels"), "x", Iteration=1, eval_it=9, protocol=protocol, dsa_strategy="none", precision="fp32",
+           **flags)
+    assert matched
+    means = torch.cat([x.mean((1, 2, 3, 4)) for x in matched])
+    whole = torch.stack([x.mean() for x in matched])       # of batches
+    if protocol == "standard":
+        assert means.abs().max() < 1e-4
+    else:
+        assert means.abs().max() > 0.05 and whole.abs().min() > 1e-3
+
+
+def test_experts_are_as_far_apart_as_asked(script, few_digits, tmp_path, monkeypatch):
+    seen, mtt_gradient = [], distill_MTT.mtt_gradient
+    monkeypatch.setattr(distill_MTT, "mtt_gradient", lambda loss, start, target, *args: (
+        seen.append((start, target)), mtt_gradient(loss, start, target, *args))[1])
+    experts = make_experts(few_digits, tmp_path / "experts", max_start_epoch=1, expert_epochs=2, num_experts=1)
+    script("MTT", "x", Iteration=1, experts_per_step=1, max_start_epoch=1, expert_epochs=2, buffer_path=experts)
+    file, = (experts / "MotionDigits" / NET).glob("*.safetensors")
+    with safe_open(file, framework="pt") as expert:
+        names = [name for name, _ in lookup(NET)(utils.get_spec("MotionDigits", 4, 16)).named_parameters()]
+        for epoch, values in zip((0, 2), seen[0], strict=True):
+            assert all(torch.equal(value, expert.get_tensor(f"{epoch}/{name}"))
+                       for name, value in zip(names, values, strict=True))
+
+
+@pytest.mark.parametrize("method,flags", [("DC", {"lr_net": 0.5, "outer_loop": 2}), ("DM", {"precision": "bf16"})])
+def test_flags_of_the_loop_reach_it(method, flags, script):
+    plain, other = ((script(method, name, Iteration=1, eval_it=9, **{"precision": "fp32", "lr_net": 0.01, **change})
+                     / "synset.safetensors").read_bytes() for name, change in (("a", {}), ("b", flags)))
+    assert plain != other
 
 
 def test_each_distance_of_gradients_makes_another_set(script):

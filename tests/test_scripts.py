@@ -192,7 +192,7 @@ def test_help_has_the_flags_of_the_set(module, kind, monkeypatch, capsys):
 BAD = {
     "set": ("distill_DM.py", ["--set", "voxels"], "--set: invalid choice: 'voxels' .*choose from .*pixels.*still.*s2d"),
     "set of a pair": ("distill_s2d_DM.py", ["--set", "pixels"], "--set: invalid choice: 'pixels' .*choose from .*s2d"),
-    "flag of another set": ("distill_DM.py", ["--vpc", 2], "unrecognized arguments: --vpc 2"),
+    "flag of another set": ("distill_DM.py", ["--vpc", 2], "unrecognized arguments: --vpc 2 .*a flag of --set s2d"),
     "images and movement": ("distill_DC.py", ["--set", "s2d", "--dataset", "singleMotionDigits", "--model", "ConvNet"],
                             "--dataset singleMotionDigits gives single frames"),
     "network of stills": ("distill_DC.py", ["--model", "ConvNet3D"], "--model ConvNet3D takes videos, .*another --set"),

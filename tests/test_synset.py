@@ -148,6 +148,15 @@ def test_the_real_start_renders_the_movement_of_the_real_clips():
     torch.testing.assert_close(clips[:, 4], real.flatten(0, 1)[:, 4], rtol=1e-4, atol=1e-5)
 
 
+def test_memories_start_from_the_first_clips_and_images_from_theirs():
+    real = torch.randn(4, 4, *SHAPE)
+    synset = StaticDynamicSet(4, 1, 4, 2, SHAPE, hal_init="identity")
+    synset.encode(real)
+    assert torch.equal(synset.static, real[:, :, 4].flatten(0, 1))
+    still = real[:, :, 4].mean(2, keepdim=True).mean(1, keepdim=True)       # (4, 1, 1, H, W)
+    torch.testing.assert_close(synset.dynamic, real[:, :2].mean(3, keepdim=True) - still[:, :, None])
+
+
 # ---- storage ------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("store", ["float32", "bfloat16", "uint8"])
@@ -168,6 +177,28 @@ def test_saved_sets_come_back_and_train_as_stored(tmp_path, synset, store):
     first = path.read_bytes()
     save_synset(path, synset, SPEC, store, method="DM", dataset="MotionDigits", seed=3, protocol="standard", lr=0.02)
     assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize("store", ["float32", "bfloat16", "uint8"])
+def test_what_a_set_calls_exact_stays_so(store):
+    class Exact(VideoSet):
+        exact = ("labels", "index", "mask")
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.register_buffer("labels", torch.full((10, 10), 1 / 3, dtype=torch.float64))
+            self.register_buffer("index", torch.arange(300, dtype=torch.int32))
+            self.register_buffer("mask", torch.arange(8) % 2 == 0)
+
+        @property
+        def arguments(self):
+            return super().arguments
+
+    synset = filled(Exact(10, 1, SHAPE))
+    stored = as_stored(synset, store, SPEC)
+    for name in Exact.exact:
+        before, after = synset.state_dict()[name], stored.state_dict()[name]
+        assert torch.equal(before, after) and before.dtype == after.dtype
 
 
 def test_storage_of_the_published_sizes():
