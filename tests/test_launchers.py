@@ -1,5 +1,6 @@
 """Every launcher parses, prints its usage, and passes arguments that its script accepts, from any directory."""
 import importlib
+import json
 import os
 import shlex
 import subprocess
@@ -88,3 +89,36 @@ def test_gpus(gpus, status):
         assert done.stdout.startswith("env CUDA_VISIBLE_DEVICES= ") and "--device cpu" in done.stdout
     if status:
         assert "GPUS must be cpu or numbers" in done.stderr
+
+
+@pytest.mark.parametrize("mode", [[], ["--full"]])
+def test_the_demo_prints_commands_that_its_scripts_accept(mode, tmp_path, parse):
+    done = bash("sh/demo.sh", *mode, tmp_path / "a b", DRY_RUN="1", NAME="of this machine", FIRST_SEED="3")
+    assert done.returncode == 0 and not list(tmp_path.iterdir()), done.stderr
+    lines = done.stdout.splitlines()
+    lanes = [line for line in lines if line.startswith("#")]
+    assert lanes == ["# lane 1", "# lane 2"] and lines[0] == lanes[0]
+    for line in lines:
+        if not line.startswith("#"):
+            python, script, *flags = shlex.split(line)
+            args = parse(importlib.import_module(script.removesuffix(".py")), flags)
+            assert python == "python" and args.dataset == "MotionDigits"
+            assert script == "buffer.py" or (args.name.endswith(f"_seed{args.seed}") and args.seed in (3, 4))
+
+
+def test_the_table_of_the_demo_is_of_its_settings(parse):
+    """Method, clips and epochs of each row are those that the demo would run now."""
+    planned = set()
+    for line in bash("sh/demo.sh", DRY_RUN="1").stdout.splitlines():
+        if not line.startswith("#"):
+            _, script, *flags = shlex.split(line)
+            args = parse(importlib.import_module(script.removesuffix(".py")), flags)
+            planned.add((args.epoch_eval_train, args.num_eval, args.batch_train, args.seed))
+    rows = json.loads((ROOT / "docs" / "demo.json").read_text())
+    assert {(row["epochs"], row["num_networks"], 32, row["seed"]) for row in rows} == planned and len(rows) == 8
+
+
+@pytest.mark.parametrize("words", [["--ful"], ["--help"], ["x", "--full"], ["--full", "x", "y"]])
+def test_the_demo_refuses_what_it_does_not_know(words, tmp_path):
+    done = bash("sh/demo.sh", *words, cwd=tmp_path, DRY_RUN="1")
+    assert done.returncode == 2 and "bash sh/demo.sh [--full]" in done.stderr
