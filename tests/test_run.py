@@ -460,6 +460,34 @@ def test_published_scores_are_at_the_learned_rate_and_standard_ones_are_not(scri
     assert seen[0] == pytest.approx(0.01) and seen[1] != seen[0]
     saved = load_synset(folder / "synset.safetensors")[1]
     assert saved["syn_lr"] == seen[saved["iteration"] // 2]
+    seen.clear()
+    script("score", "again", protocol="paper", synset=folder / "synset.safetensors")
+    assert seen == [saved["syn_lr"]]
+
+
+def test_every_network_of_an_evaluation_has_a_seed_of_its_own(script, monkeypatch):
+    seen, evaluate_synset = [], utils.evaluate_synset
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: (
+        seen.append(kwargs["seed"]), evaluate_synset(*args, **kwargs))[1])
+    script("DM", "a", Iteration=1, num_eval=3)
+    script("S2D-DM", "b", Iteration=1, num_eval=3)
+    assert len(set(seen[:3])) == 3 and seen == seen[:3] * 4      # differences between methods and iterations are paired
+    seen.clear()
+    script("DM", "c", Iteration=1, num_eval=3, seed=1)
+    assert len(seen) == 6
+
+
+def test_experts_whose_rate_is_cut(few_digits, tmp_path, monkeypatch):
+    flags = words({**TINY, "model": NET, "data_path": few_digits, "num_experts": 1, "train_epochs": 2,
+                   "max_start_epoch": 2, "batch_train": 8, "precision": "fp32"})
+    experts = []
+    for name, switches in (("a", []), ("b", ["--decay"])):
+        monkeypatch.setattr(sys, "argv", ["buffer.py", *flags, "--buffer_path", str(tmp_path / name), *switches])
+        buffer.main()
+        with safe_open(tmp_path / name / "MotionDigits" / NET / "expert_0000.safetensors", framework="pt") as file:
+            experts.append([file.get_tensor(f"{epoch}/convs.0.weight") for epoch in range(3)])
+    (_, one, two), (_, same, cut) = experts
+    assert torch.equal(one, same) and 0 < (cut - same).norm() < 0.3 * (two - one).norm()
 
 
 def test_long_gradients_are_shortened_and_experts_averaged(script):

@@ -148,6 +148,17 @@ def test_the_real_start_renders_the_movement_of_the_real_clips():
     torch.testing.assert_close(clips[:, 4], real.flatten(0, 1)[:, 4], rtol=1e-4, atol=1e-5)
 
 
+def test_hallucinators_follow_from_the_seed_whatever_the_global_state(digit_data):
+    weights = []
+    for state, seed in ((1, 3), (2, 3), (1, 4)):
+        torch.manual_seed(state)
+        synset = StaticDynamicSet(10, 1, 2, 2, SHAPE, n_hal=2)
+        synset.start(digit_data.train, seed)
+        weights.append([hallucinator.conv.weight for hallucinator in synset.hallucinators])
+    assert torch.equal(weights[0][0], weights[1][0]) and not torch.equal(weights[0][0], weights[2][0])
+    assert not torch.equal(*weights[0])
+
+
 def test_memories_start_from_the_first_clips_and_images_from_theirs():
     real = torch.randn(4, 4, *SHAPE)
     synset = StaticDynamicSet(4, 1, 4, 2, SHAPE, hal_init="identity")
