@@ -77,12 +77,14 @@ def main():
         print("RESULT " + json.dumps(plan))
         return
     settings = {key: value for key, value in vars(args).items() if key not in parser.may_change | {"dry_run"}}
-    settings |= {"frames": spec.frames, "im_size": spec.size, "precision": precision_name(args.precision, device),
+    settings |= {"dataset": dataset_label(args.dataset), "frames": spec.frames, "im_size": spec.size,
+                 "precision": precision_name(args.precision, device),
                  **{flag: value for flag, value in flags.data_identity(args).items() if value}}
-    check_settings(folder, settings)
 
     # data
     data = utils.get_dataset(**flags.data_settings(args))
+    settings["clips"] = data.train.identity()
+    check_settings(folder, settings)
 
     # experts: all epochs after the last snapshot would change nothing in the file, so they are not trained
     for index in missing_experts(folder, args.num_experts):

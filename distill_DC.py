@@ -56,7 +56,7 @@ def main():
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(synset=synset, optimizer=optimizer)
+    run.resume(data, synset=synset, optimizer=optimizer)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
     # loop

@@ -49,7 +49,7 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(synset=synset, optimizer=optimizer)
+    run.resume(data, synset=synset, optimizer=optimizer)
 
     def make_network(seed):
         with seeded(seed, run.device):

@@ -47,9 +47,8 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
     if not holds_experts(folder):
         folder = expert_folder(folder, dataset_label(args.dataset), args.model)
-    experts = Experts(folder, network, args.max_start_epoch, args.expert_epochs, dataset=args.dataset, model=args.model,
-                      frames=spec.frames, im_size=spec.size, protocol=args.protocol, split=args.split,
-                      **flags.data_identity(args))
+    experts = Experts(folder, network, args.max_start_epoch, args.expert_epochs, model=args.model, frames=spec.frames,
+                      im_size=spec.size, protocol=args.protocol, split=args.split, **flags.data_identity(args))
     if not experts.own and rules.evaluation is not utils.per_batch:
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)
@@ -57,6 +56,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     # run, data
     run = Run(parser, args, method_name("MTT", kind), flags.run_name(args, synset))
     data = utils.get_dataset(**flags.data_settings(args))
+    experts.check_clips(data.train.identity(), args.dataset)
 
     # set
     synset.start(data.train, run.derive("start"))
@@ -69,7 +69,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     if args.train_lr or args.lr_lr is not None:
         lr_lr = 1e-5 if args.lr_lr is None else args.lr_lr
         lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr_lr, args.lr_momentum)
-    run.resume(synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts)
+    run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     classes, slots = all_pairs(synset, run.device)
     with run.seeded("student"):     # its weights are never used: students start at those of experts

@@ -7,17 +7,16 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 import networks
 import utils
 from distill_utils import args as flags
 from distill_utils.coreset import METHODS
-from distill_utils.files import replacing
 from distill_utils.progress import progress
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
 from distill_utils.synset import SETS, method_name
+from distill_utils.tensors import TensorFile, save_tensors
 
 
 def main():
@@ -27,7 +26,8 @@ def main():
     group.add_argument("--method", choices=tuple(METHODS), default="random")
     group.add_argument("--train_epochs", type=flags.not_negative, default=0,
                        help="features of herding and k-center: train --model for so many epochs on the real clips")
-    group.add_argument("--pretrained_path", help="or read its weights (.safetensors, or a .pt state dict)")
+    flags.may_change(group.add_argument("--pretrained_path", help="or read its weights (.safetensors, or a .pt state "
+                                        "dict)"))        # but not its content
     group.add_argument("--random_features", action="store_true", help="or use a network that was not trained")
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
@@ -46,7 +46,7 @@ def main():
     data = utils.get_dataset(**flags.data_settings(args))
     data.train.check_count(synset.clips_needed)
     settings = flags.eval_settings(args, run.device)
-    run.resume()
+    run.resume(data)
 
     # selection
     n = synset.clips_needed
@@ -70,7 +70,7 @@ def main():
 def read_weights(path, model, spec):
     """The state dict of a file. ValueError unless it is one of the network, before any work is done."""
     try:
-        state = (load_file(path) if Path(path).suffix == ".safetensors"
+        state = (TensorFile(path).read_all() if Path(path).suffix == ".safetensors"
                  else torch.load(path, map_location="cpu", weights_only=True))
         with torch.device("meta"):
             networks.lookup(model)(spec).load_state_dict(state, assign=True)
@@ -86,13 +86,12 @@ def feature_network(args, run, data, settings, weights):
     if args.train_epochs and not saved.is_file():
         network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
                                       **settings | {"epochs": args.train_epochs})
-        with replacing(saved) as temporary:
-            save_file(getattr(network, "module", network).state_dict(), temporary)
+        save_tensors(saved, getattr(network, "module", network).state_dict())
         return network
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
-        network.load_state_dict(weights or load_file(saved))
+        network.load_state_dict(weights or TensorFile(saved).read_all())
     return network
 
 

@@ -3,7 +3,6 @@
     python evaluate.py --synset result/S2D-DM/NAME/synset.safetensors --model ConvNet3D
     python evaluate.py --train_on full --dataset miniUCF101
 """
-import hashlib
 from math import prod
 from pathlib import Path
 
@@ -35,15 +34,14 @@ def main():
         synset, header = load_fitting(args.synset, spec, args.dataset)
         again = synset.shape == spec.shape      # scored as its run did, and not images as clips that stand still
         method, source = header["method"] if again else "static", Path(args.synset).resolve().parent.name
-        digests = {"synset": hashlib.sha256(Path(args.synset).read_bytes()).hexdigest()}
     else:
-        header, again, method, source, digests = {}, False, "full", "all", {}
+        header, again, method, source = {}, False, "full", "all"
 
     # run, data
     run = Run(parser, args, method, f"{method}_{source}_{dataset_label(args.dataset)}_{pool[0]}_seed{args.seed}",
-              folder="score" if again else None, inputs=digests)      # so that no score can replace the set it scores
+              folder="score" if again else None)      # so that no score can replace the set it scores
     data = utils.get_dataset(**flags.data_settings(args))
-    run.resume()
+    run.resume(data)
 
     # evaluation
     train_on = fit(synset, spec).to(run.device) if args.synset else data.train

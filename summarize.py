@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 
 from distill_utils.args import Parser, cli
-from distill_utils.dataset import dataset_label
-from distill_utils.files import replacing
+from distill_utils.dataset import DATASETS, dataset_label
+from distill_utils.files import json_sum, replacing
 from distill_utils.synset import SETS
 
 TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
@@ -37,16 +37,20 @@ def main():
               f"{100 * r['top1_start_mean']:.1f} -> {100 * r['top1_mean']:.1f} %")
     if args.json:
         with replacing(args.json) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
+            temporary.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print(f"TABLE {args.json}")
 
 
 def read(file):
     try:
-        result = json.loads(file.read_text())
+        result = json.loads(file.read_text(encoding="utf-8"))
         row(result)
-    except (ValueError, KeyError, TypeError) as error:
+        damaged = result.get("sum", json_sum(result)) != json_sum(result)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
+    if damaged:
+        raise ValueError(f"{file} is not what its run wrote: it is damaged, or was changed by hand: make it again with "
+                         "--overwrite, or take it out of the folder")
     return result
 
 
@@ -56,7 +60,8 @@ def group(result):
               "im_size": "{} pixels"}
     chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
     heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
-    return heading, result["dataset"]       # two folders may have one name
+    own = result["dataset"] not in DATASETS     # two folders may have one name, and one folder two
+    return heading, result.get("data", result["dataset"]) if own else ""
 
 
 def rank(method):

@@ -1,5 +1,6 @@
 """The shared face of the scripts: data sets, networks, and how a network is trained and tested."""
 import hashlib
+import math
 import sys
 from collections import Counter
 from typing import NamedTuple
@@ -206,6 +207,9 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
         top5 += (ranked == clips.labels[:, None]).sum().item()
         hits += torch.bincount(clips.labels[ranked[:, 0] == clips.labels], minlength=k)
         counts += torch.bincount(clips.labels, minlength=k)
+    if not math.isfinite(loss):
+        raise ValueError("a network gives values that are not finite, so it has no score: its training diverged; lower "
+                         "its learning rate (--lr_net; of experts --lr_teacher), or that of the set it was trained on")
     total = counts.sum().item()
     return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
 

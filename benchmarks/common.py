@@ -48,8 +48,8 @@ def make_clips(size):
         coarse = torch.from_numpy(rng.normal(size=(frames, 3, pixels // 8 + 1, pixels // 8 + 1))).float()
         fine = torch.nn.functional.interpolate(coarse, (pixels, pixels), mode="bilinear")
         shown[i * frames:(i + 1) * frames] = (fine * 48 + 128).clamp(0, 255).byte().numpy()
-    return Clips(SimpleNamespace(spec=spec, names=list(map(str, range(n))), labels=np.arange(n) % classes,
-                                 counts=np.full(n, frames)), shown)
+    return Clips(SimpleNamespace(spec=spec, split="train", names=list(map(str, range(n))),
+                                 labels=np.arange(n) % classes, counts=np.full(n, frames)), shown)
 
 
 def make_set(size, kind, seed=0):

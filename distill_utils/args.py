@@ -2,6 +2,7 @@
 import argparse
 import hashlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,9 +13,14 @@ from distill_utils.clips import LOCATIONS
 from distill_utils.dataset import DATA, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolve_precision
 from distill_utils.matching import UNROLLS
+from distill_utils.progress import keep_streams
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.storage import STORES
 from networks import check_network, get_eval_pool
+
+# that end a job, where the system has them: Ctrl-C, kill and time-outs, a closed terminal, sbatch --signal
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+              if hasattr(signal, name))
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -285,8 +291,18 @@ def dsa_of(args):
 def data_identity(args):
     """Of the flags that name data in a free form what must not change: the content of --split_file, and the classes
     that --classes comes to. None where a flag is not given, as before there was one."""
-    return {"split_file": args.split_file and hashlib.sha256(Path(args.split_file).read_bytes()).hexdigest()[:16],
+    return {"split_file": file_digest(args.split_file),
             "classes": args.classes and ", ".join(spec_of(args).classes)}
+
+
+def input_digests(args):
+    """Digests of the other files that a run starts from, by the flag that names them; None where it is not given."""
+    return {flag: file_digest(vars(args).get(flag)) for flag in ("synset", "path_static", "pretrained_path")}
+
+
+def file_digest(file):
+    """Of the content of a file, wherever it lies; None of none."""
+    return file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def data_settings(args):
@@ -336,18 +352,37 @@ def run_name(args, synset):
 # ---- scripts ------------------------------------------------------------------------------------------------------
 
 def cli(main):
-    """Runs a script: bad input ends in one line that says what to do; Ctrl-C in 130. S2D_DEBUG=1 shows tracebacks."""
+    """Runs a script: bad input ends in one line that says what to do, with status 1; Ctrl-C and the signals by which
+    schedulers end jobs in 130. S2D_DEBUG=1 shows tracebacks."""
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
     keep_memory()
+    keep_streams()
+    for number in STOPS:
+        if signal.getsignal(number) == signal.SIG_DFL:      # not ignored, as nohup wants it
+            signal.signal(number, stop)
     try:
         main()
-    except KeyboardInterrupt as stop:
-        print(f"stopped. {stop}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"stopped. {stopped or 'What was finished stays: the same command goes on (a run with --resume)'}",
+              file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, torch.OutOfMemoryError, MemoryError) as error:
-        if os.environ.get("S2D_DEBUG"):
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        memory = is_out_of_memory(error)
+        if os.environ.get("S2D_DEBUG") or isinstance(error, RuntimeError) and not memory:
             raise
-        if not isinstance(error, (ValueError, OSError)):
-            error = (f"out of memory ({error}): lower --chunk, --batch_train or --batch_syn, or, on a GPU, give "
-                     "--clips_on host, and go on with --resume")
+        if memory:
+            error = (f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): ask for "
+                     "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_train or --batch_syn, or, on a "
+                     "GPU, give --clips_on host, and go on with --resume")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def is_out_of_memory(error):
+    """Whether an exception of any library says that memory is short: on a CPU torch's is a mere RuntimeError."""
+    signs = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory",
+             "Storage size calculation overflowed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in signs))

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from distill_utils.clips import ClassSampler, clips_digest
+from distill_utils.clips import ClassSampler
 from distill_utils.files import locked, remove, replacing, unfinished
 from distill_utils.matching import class_means
 from distill_utils.progress import progress
 from distill_utils.seeds import derive_seed, make_generator
+from distill_utils.tensors import Damaged, TensorFile, save_tensors
 
 FORMAT = 1      # raise when what `embed` gives, or the view of the clips, changes: banks are then made anew
 GROUP = 8       # networks that share one pass over the clips
@@ -55,13 +55,9 @@ class Bank:
 
     def __init__(self, folder, clips, size, seed=0, **key):
         self.clips, self.size, self.seed, self.loaded = clips, size, seed, {}
-        key = json.dumps(key, sort_keys=True)
-        digest = hashlib.sha256(f"{FORMAT} {key} {clips_digest(clips)}".encode()).hexdigest()[:16]
+        self.key = json.dumps(key, sort_keys=True)
+        digest = hashlib.sha256(f"{FORMAT} {self.key} {clips.content()}".encode()).hexdigest()[:16]
         self.folder = Path(folder) / f"bank-{Path(clips.spec.folder).name}-{digest}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "bank.json").is_file():
-            with replacing(self.folder / "bank.json") as temporary:
-                temporary.write_text(key + "\n", encoding="utf-8")
 
     def index(self, iteration):
         """Which network an iteration uses: each once before any comes again."""
@@ -88,19 +84,29 @@ class Bank:
         if index in self.loaded:
             return self.loaded[index]
         try:
-            self.loaded[index] = load_file(self.path(index))["means"].to(device, non_blocking=True)
-            return self.loaded[index]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{self.path(index)} cannot be read ({error}): remove it, and it is made "
-                             "again") from error
+            means = TensorFile(self.path(index)).read("means")
+        except (SafetensorError, Damaged, OSError, ValueError) as error:
+            raise ValueError(f"{self.path(index)} cannot be read ({error}): remove it, and it is made again by the "
+                             "same command with --resume") from error
+        self.loaded[index] = means.to(device, non_blocking=True)
+        return self.loaded[index]
 
     def build(self, make_network, embed, device, batch_size):
         """Makes what is missing; of several processes one does, and the others wait. make_network(seed) -> a network;
         embed(network, clips) -> (B, D)."""
+        def find_missing():
+            return [index for index in range(self.size) if not self.path(index).is_file()]
+
+        if not find_missing():      # a complete one may lie in a folder where nobody may write
+            return
         batches = torch.arange(len(self.clips)).split(batch_size)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / ".lock"):
-            missing = [index for index in range(self.size) if not self.path(index).is_file()]
             remove(*unfinished(self.folder))
+            if not (self.folder / "bank.json").is_file():
+                with replacing(self.folder / "bank.json") as temporary:
+                    temporary.write_text(self.key + "\n", encoding="utf-8")
+            missing = find_missing()
             with progress(total=len(missing) * len(self.clips), desc="bank of class means", unit="clip",
                           disable=not missing) as bar:
                 for first in range(0, len(missing), GROUP):
@@ -108,8 +114,7 @@ class Bank:
                     networks = [make_network(self.seed_of(index)) for index in indices]
                     rows = mean_embeddings(self.clips, networks, embed, device, batches, bar)
                     for index, means in zip(indices, rows, strict=True):
-                        with replacing(self.path(index)) as temporary:
-                            save_file({"means": means}, temporary)
+                        save_tensors(self.path(index), {"means": means})
 
 
 @torch.no_grad()

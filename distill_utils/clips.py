@@ -1,6 +1,8 @@
 """Real clips in memory: the uint8 cache that is decoded once, views of it, and the sampler that draws by class."""
 import hashlib
 import os
+import sys
+import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -19,11 +21,11 @@ except ImportError:
     simplejpeg = None
 
 from distill_utils.dataset import DataError, clip_positions, frame_positions
-from distill_utils.files import locked, remove, replacing
+from distill_utils.files import locked, remove, replacing, unfinished
 from distill_utils.progress import progress
 
 LOCATIONS = ("auto", "device", "host")      # of the decoded frames, for a CUDA device
-CACHE_FORMAT = 2    # raise when the decoding changes: older caches are made anew
+CACHE_FORMAT = 3    # raise when the decoding changes: older caches are made anew
 JPEG = b"\xff\xd8"
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)   # SyntaxError: Pillow's for a broken PNG
 
@@ -126,29 +128,55 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
 
     The file's name carries a digest of the clips, their frames (name, bytes, time of change) and the size, so a change
     of any of them makes a new file and removes the old. One process builds, others wait; a build that was killed leaves
-    nothing that counts. preload: returned as an array in memory (still uint8).
+    nothing that counts. A file that is not as long as it was written is made again; behind the frames it has a check
+    sum of each, which `Clips` compares when it first reads the frame. preload: returned as an array in memory (still
+    uint8). Sets `cache`, `sums` and `stored` of the dataset.
     """
-    spec = dataset.spec
+    spec, total = dataset.spec, int(dataset.counts.sum())
     digest = hashlib.sha256(f"{CACHE_FORMAT} {spec.frames} {spec.stride} {spec.size}".encode())
+    stored = hashlib.sha256()
     for name, folder, files in zip(dataset.names, dataset.files.folders, dataset.files.names, strict=True):
-        line = [f"\n{name}"]
+        line, sizes = [f"\n{name}"], []
         for file in files:
             stat = os.stat(f"{folder}/{file}")
             line.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}")
+            sizes.append(stat.st_size)
         digest.update("/".join(line).encode())
+        stored.update(f"{sizes}".encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
     stem = _cache_stem(dataset)
     path, same = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy", f"{stem}-{'?' * 16}.npy"
-    if not path.is_file():
+    found = _open_cache(path, total, spec.size)
+    if not found:
         with locked(cache_path / f".{stem}.lock"):
-            if not path.is_file():
-                remove(*cache_path.glob(f".{same}.tmp*"))       # of a build that was killed: we hold the lock
+            found = _open_cache(path, total, spec.size)
+            if not found:
+                remove(*unfinished(cache_path, same))       # of a build that was killed: we hold the lock
+                if path.is_file():
+                    print(f"note: {path} is damaged and is made again", file=sys.stderr)
                 _build(path, dataset, num_workers)
                 remove(*(stale for stale in cache_path.glob(same) if stale != path))
-    dataset.cache = path.name
-    frames = np.load(path, mmap_mode="r")
+                found = _open_cache(path, total, spec.size)
+    frames, dataset.sums = found
+    dataset.cache, dataset.stored = path, stored.hexdigest()
     return np.array(frames) if preload else frames
+
+
+def _open_cache(path, total, size):
+    """(frames uint8 (F, 3, H, W), check sums uint32 (F,)) of a cache, memory-mapped; None where there is no whole
+    one."""
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+        first = frames.offset + frames.nbytes
+        if frames.shape == (total, 3, size, size) and frames.dtype == np.uint8 \
+                and os.path.getsize(path) == first + 4 * total:
+            return frames, np.fromfile(path, np.uint32, offset=first)
+    except FileNotFoundError:
+        pass
+    except (ValueError, EOFError, AttributeError, SyntaxError):     # whatever a damaged head makes numpy raise
+        pass
+    return None
 
 
 def _cache_stem(dataset):
@@ -166,6 +194,7 @@ def _build(path, dataset, num_workers):
     size, chunk, total = dataset.spec.size, 8, int(dataset.counts.sum())
     first = np.cumsum(dataset.counts) - dataset.counts
     unreadable = []
+    sums = np.zeros(total, np.uint32)
     with replacing(path) as temporary:
         content = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, 3, size, size)).offset
         if hasattr(os, "posix_fallocate"):      # take the space now: a full disk is better known at once
@@ -175,11 +204,12 @@ def _build(path, dataset, num_workers):
         def fill(start):
             files = [file for clip in range(start, min(start + chunk, len(first))) for file in dataset.files[clip]]
             frames = np.zeros((len(files), 3, size, size), np.uint8)
-            for frame, file in zip(frames, files, strict=True):
+            for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
                 try:
                     frame[:] = decode(file, size).numpy()
                 except DataError as error:
                     unreadable.append(str(error))
+                sums[int(first[start]) + i] = zlib.crc32(frame)
             # not through mapped memory, which is slower to fill, and where a full disk would kill the process
             with open(temporary, "r+b") as file:
                 file.seek(content + int(first[start]) * frames[0].nbytes)
@@ -195,6 +225,8 @@ def _build(path, dataset, num_workers):
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        with open(temporary, "ab") as file:
+            file.write(sums)
         if unreadable:
             raise DataError(f"{len(unreadable)} of {total} frames cannot be read, first:\n"
                             + "\n".join(sorted(unreadable)[:5]))
@@ -209,15 +241,48 @@ class Clips:
     """
 
     def __init__(self, dataset, frames, location="auto"):
-        self.spec, self.names = dataset.spec, dataset.names
+        self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames, self.location, self.on_device = frames, location, None
-        self.cache = getattr(dataset, "cache", None)        # name of its file, which changes with the file of any frame
         self.counts = dataset.counts
         self.first = np.cumsum(self.counts) - self.counts
+        # of a cache on disk; what was read into memory otherwise is as it was read
+        self.cache, sums = getattr(dataset, "cache", None), getattr(dataset, "sums", None)
+        self.sums = np.array([zlib.crc32(frame) for frame in frames], np.uint32) if sums is None else sums
+        self.stored = getattr(dataset, "stored", None) or hashlib.sha256(self.sums).hexdigest()
+        self.unread = None if sums is None else np.ones(len(frames), bool)      # whose sum was not compared
+        if isinstance(frames, np.ndarray) and not isinstance(frames, np.memmap):
+            self._compare(np.arange(len(frames)))
 
     def __len__(self):
         return len(self.labels)
+
+    def identity(self):
+        """What the clips are, wherever they lie and however their path is spelled, as JSON can hold it: digests of
+        their names, their labels with the classes, the sizes of their frame files, and how they are seen. (Not of
+        pixels, which another decoder gives a little differently.)"""
+        spec = self.spec
+        about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes), "stored": self.stored,
+                 "view": (spec.view, spec.frames, spec.stride, spec.size, spec.flip, spec.mean, spec.std)}
+        return {"split": self.split, "count": len(self), **{
+            key: hashlib.sha256(f"{value}".encode()).hexdigest()[:16] for key, value in about.items()}}
+
+    def content(self):
+        """A digest of all that a sample depends on, every pixel included."""
+        return hashlib.sha256(f"{self.identity()} {self.counts.tolist()}".encode() + self.sums.tobytes()).hexdigest()
+
+    def _compare(self, frame_indices):
+        """Compares the check sums of frames that were not read before. DataError, without the cache, where one differs:
+        the cache is made again by the next command."""
+        if self.unread is None:
+            return
+        new = np.unique(frame_indices[self.unread[frame_indices]])
+        for i in new:
+            if zlib.crc32(self.frames[i]) != self.sums[i]:
+                remove(self.cache)
+                raise DataError(f"{self.cache} was damaged: frame {i} in it is not what was written. It was removed: "
+                                "run the same command again (with --resume), which makes it anew")
+        self.unread[new] = False
 
     def single_frames(self):
         """The same clips, of which a sample is one frame (C, H, W)."""
@@ -247,6 +312,7 @@ class Clips:
         """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `sample_frames` gave. A CUDA device is
         not waited for, but that frames of the host are at most three batches ahead of it."""
         device = torch.device(device)
+        self._compare(frame_indices)
         on_device = self._frames_on(device)
         if on_device is not None:
             flat = torch.from_numpy(frame_indices).flatten().int().to(device, non_blocking=True)
@@ -278,6 +344,7 @@ class Clips:
             with progress(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame",
                           delay=2, leave=False) as bar:
                 for first in range(0, len(self.frames), chunk):
+                    self._compare(np.arange(first, min(first + chunk, len(self.frames))))
                     some = torch.from_numpy(np.array(self.frames[first:first + chunk]))
                     on_device[first:first + len(some)].copy_(some)
                     bar.update(len(some))
@@ -303,14 +370,15 @@ class Clips:
         return torch.stack([self.get(row) for row in chosen])
 
 
-def clips_digest(clips):
-    """Of names, labels, view, and up to 1,000 frames spread over the clips: tells data sets apart wherever they lie."""
-    spec, frames = clips.spec, clips.frames
-    about = (spec.view, spec.frames, spec.size, spec.flip, spec.mean, spec.std, len(frames))
-    digest = hashlib.sha256(f"{about} {clips.names} {clips.labels.tolist()} {clips.counts.tolist()}".encode())
-    for i in np.linspace(0, len(frames) - 1, min(len(frames), 1000)).astype(int):
-        digest.update(np.ascontiguousarray(frames[i]))
-    return digest.hexdigest()
+def change_of(before, now):
+    """What is different between two identities of clips, in words."""
+    if before["count"] != now["count"]:
+        return f"{before['count']} {now['split']} clips then, {now['count']} now"
+    for key, what in (("names", "names"), ("labels", "labels (or classes)"), ("stored", "frames (the sizes of their "
+                      "files)"), ("view", "frames, size or view of a clip")):
+        if before[key] != now[key]:
+            return f"the {now['split']} clips have other {what}"
+    return ""
 
 
 def normalise(clips, spec):

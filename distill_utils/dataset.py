@@ -436,6 +436,14 @@ def dataset_label(name):
     return name if name in DATASETS else Path(name).resolve().name
 
 
+def check_class_order(what, dataset):
+    """ValueError for what was made of UCF101, a name of DATASETS, when four of its classes had other numbers."""
+    if dataset in DATASETS and DATASETS[dataset].folder == "UCF101" and DATASETS[dataset].num_classes == 101:
+        raise ValueError(f"{what} was made when HammerThrow and Hammering, and JumpRope and JumpingJack, had each "
+                         "other's numbers among the classes of UCF101 (they are sorted as published now): make it "
+                         "again, in another folder")
+
+
 @lru_cache(maxsize=4096)
 def _grid(names, frames, stride):
     return tuple(names[i] for i in grid_frames(len(names), frames, stride))

@@ -1,10 +1,16 @@
 """The device that a run computes on, in which precision and with which kernels, and the memory it took."""
 import ctypes
-import resource
+import os
 import sys
 from contextlib import suppress
+from math import prod
 
 import torch
+
+try:
+    import resource
+except ImportError:     # Windows has none
+    resource = None
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -66,8 +72,21 @@ def keep_memory():
         libc.mallopt(-1, (1 << 31) - 1)     # M_TRIM_THRESHOLD
 
 
+def check_memory(what, count, shape):
+    """ValueError, before anything is allocated, where `count` float32 tensors of a shape are more than this machine's
+    memory. what: the flag that asks for them."""
+    if not hasattr(os, "sysconf"):      # Windows does not tell
+        return
+    wanted, there = 4 * count * prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted > there:
+        raise ValueError(f"{what} takes {wanted / 1e9:.0f} GB of memory, and this machine has {there / 1e9:.0f}: lower "
+                         "it")
+
+
 def peak_memory(device):
     """Peak bytes so far: on the device for CUDA, of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,38 +1,60 @@
-"""Files and folders that are either whole or absent: atomic replacement and a lock between processes."""
+"""Files and folders that are either whole or absent: atomic replacement, and a lock between processes."""
 import errno
-import fcntl
+import json
 import os
 import shutil
+import sys
+import zlib
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:     # Windows has none of these two
+    fcntl = None
+try:
+    import resource
+except ImportError:
+    resource = None
+
+UMASK = os.umask(0o077)     # it can only be read by setting it
+os.umask(UMASK)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)    # what a file system without locks says
 
 
 @contextmanager
 def replacing(path):
-    """Yields a temporary path beside `path`, for a file or a folder, and moves it there on success; on failure `path`
+    """Yields a temporary path for a file or a folder, and moves what is there to `path` on success; on failure `path`
     keeps what it held. (A folder must not be there yet.)
 
-    A full disk raises OSError that names the file and the space left.
+    It lies in a hidden folder beside `path`, for libraries that write temporary files of their own beside theirs. The
+    file gets the mode that the umask asks for, whatever the library gave it. A full disk raises OSError that names the
+    file and the space left.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = folder / path.name
     try:
+        folder.mkdir()
         yield temporary
         if temporary.is_file():
-            with open(temporary, "rb") as file:
+            with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException as error:
-        remove(temporary)
         if is_disk_full(error):
             raise disk_full(path, error) from error
         raise
+    finally:
+        remove(folder)
 
 
 def remove(*paths):
     """Removes files and folders, whether they are there or not."""
     for path in map(Path, paths):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -45,40 +67,65 @@ def unfinished(folder, name="*"):
 
 
 def is_disk_full(error):
-    """Whether an exception of any library (safetensors and torch wrap the system's) says that the disk is full."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    signs = ("No space left", "Disk quota exceeded", "os error 28", "StorageFull",
+    """Whether an exception of any library (safetensors and torch wrap the system's) says that a file cannot grow."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    signs = ("No space left", "Disk quota exceeded", "os error 28", "StorageFull", "File too large", "FileTooLarge",
              "unexpected pos", "iostream error", "failed writing file")     # all that torch.save says of it
     return getattr(error, "errno", None) in full or any(sign in str(error) for sign in signs)
 
 
-def disk_full(path, error, way_out="what it held before is untouched; make room and go on with --resume, or choose "
-                                     "another --save_path, --cache_path, --data_path or --buffer_path"):
+def disk_full(path, error, way_out="nothing half is left there; make room and go on with --resume, or choose another "
+                                     "--save_path, --cache_path, --data_path or --buffer_path"):
     free = shutil.disk_usage(Path(path).parent).free / 1e6
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
+    limited = "" if limit < 0 else f"; this process may write files of {limit / 1e6:.0f} MB at most, see ulimit -f"
     return OSError(getattr(error, "errno", None) or errno.ENOSPC,
-                   f"no space left to write {path} ({free:.0f} MB free): {way_out}")
+                   f"no space left to write {path} ({free:.0f} MB free{limited}): {way_out}")
+
+
+def json_sum(content):
+    """A check sum of what JSON can hold, but for its own entry "sum": the same again of what a file gives back."""
+    content = {key: value for key, value in content.items() if key != "sum"}
+    return zlib.crc32(json.dumps(content, sort_keys=True, allow_nan=False).encode())
 
 
 def try_lock(path):
     """An open file that holds the lock `path` (made if absent) until it is closed or the process ends, however that
     happens; None where another process holds it."""
-    file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return None
-        raise
-    return file
+    return _lock(path, wait=False)
 
 
 @contextmanager
 def locked(path):
     """Holds an exclusive lock on `path` (made if absent). The system frees it however the process ends."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)    # or a child forked meanwhile would hold it on
+    with _lock(path, wait=True):
+        yield
+
+
+def _lock(path, wait):
+    """Where the system or the file system has no locks, it is said once and the work goes on without."""
+    file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
+    try:
+        if fcntl is None:
+            _note_no_locks(Path(path).parent, "this system has no locks that we know")
+        else:       # a lock of the process: a child forked meanwhile does not hold it on
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            _note_no_locks(Path(path).parent, os.strerror(error.errno))
+            return file
+        file.close()
+        if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
+            return None
+        raise OSError(error.errno, f"cannot lock {path} ({os.strerror(error.errno)}): write to another folder") \
+            from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@lru_cache
+def _note_no_locks(folder, why):
+    print(f"note: files in {folder} cannot be locked ({why}), so nothing keeps two processes from writing there at "
+          "once: start one at a time", file=sys.stderr)

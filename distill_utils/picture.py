@@ -20,7 +20,8 @@ GAP, MARGIN = 2, 12  # pixels between tiles, around the picture
 
 
 def preview_rows(synset, data):
-    """Rows of a set: of each class its first synthetic clip beside its first training clip."""
+    """Rows of a set: of each class its first synthetic clip beside its first training clip. A class whose name has
+    letters that the font lacks is told by its number too."""
     classes = torch.arange(data.spec.num_classes)
     with torch.no_grad():
         synthetic, _ = synset.render(classes, torch.zeros_like(classes))
@@ -28,7 +29,8 @@ def preview_rows(synset, data):
     real = data.train.get(first)
     if synthetic.dim() == 4:        # images are clips of one frame
         synthetic, real = synthetic[:, None], real[:, None]
-    return list(zip(data.spec.classes, synthetic, real, strict=True))
+    names = [_legible(name, k) for k, name in enumerate(data.spec.classes)]
+    return list(zip(names, synthetic, real, strict=True))
 
 
 def to_uint8(clips, mean, std):
@@ -162,6 +164,14 @@ def _tiles(rows, mean, std, limit, scale=None):
         return [image.resize(size, kinds[size[0] >= image.width]) for image in images]
 
     return {name: [strip(clip) for clip in clips] for name, clips in sides.items()}, size
+
+
+def _legible(name, number):
+    """A class name in which letters that the font would draw as empty boxes are question marks, behind its number."""
+    font = ImageFont.load_default(14)
+    box = bytes(font.getmask("\U0010ffff"))
+    letters = [letter if letter.isspace() or bytes(font.getmask(letter)) != box else "?" for letter in name]
+    return name if "".join(letters) == name else f"class {number}: {''.join(letters)}"
 
 
 def _fit(text, font, width, lines):

@@ -1,4 +1,6 @@
-"""The progress bar of everything that takes long: how far, how fast, and the time left."""
+"""What is printed: the progress bar of everything that takes long, and output that cannot end a run."""
+import io
+import os
 import sys
 
 from tqdm import tqdm
@@ -7,3 +9,30 @@ from tqdm import tqdm
 def progress(*args, **kwargs):
     """A tqdm bar: quick on a terminal, two lines a minute in a log file."""
     return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, **kwargs)
+
+
+class _Pipe(io.FileIO):
+    """A file descriptor that goes on, to nowhere, when whoever reads it has left."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(data)
+
+
+def keep_streams():
+    """For the whole process: a reader of the output that leaves (`| head`) ends no run and fails none, nor do a closed
+    stream and an output that has no letter for a character."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")    # noqa: SIM115 (for the process)
+        elif stream is getattr(sys, f"__{name}__"):     # and not what a test or a notebook put in its place
+            stream.flush()
+            stream = io.TextIOWrapper(io.BufferedWriter(_Pipe(number, "w", closefd=False)), stream.encoding,
+                                      "backslashreplace", line_buffering=name == "stderr" or stream.isatty())
+        setattr(sys, name, stream)

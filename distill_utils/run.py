@@ -17,18 +17,20 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
-from distill_utils.args import data_identity
-from distill_utils.clips import clips_digest
-from distill_utils.dataset import dataset_label
+from distill_utils.args import STOPS, data_identity, input_digests
+from distill_utils.clips import change_of
+from distill_utils.dataset import check_class_order, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
-from distill_utils.files import remove, replacing, try_lock, unfinished
+from distill_utils.files import json_sum, remove, replacing, try_lock, unfinished
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, save_synset, storage_bytes
 from distill_utils.synset import load_synset
+from distill_utils.tensors import Damaged, check_archive, load_plain
 
 ROOT = Path(__file__).resolve().parent.parent
+CONTENT = " (its content)"      # of the file that a flag names
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
          "preview.png", "preview.gif", "curve.png")
@@ -37,16 +39,20 @@ FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetens
 class Run:
     """One run of a script: `<save_path>/<method>/<name>/` and everything that is written there.
 
-    A folder that already holds a run (a checkpoint) is refused unless `--resume` or `--overwrite` is given, and one
-    that another process is working on in any case. parser: of the arguments; it knows which of them may change when the
-    run goes on. name: where --name says none. folder: name of the folder in place of the method's. inputs: digests of
-    files that the run reads, by the flag that names them: it is resumed with the same only.
+    A folder that already holds a run (a checkpoint or a result) is refused unless `--resume` or `--overwrite` is given,
+    and one that another process is working on in any case. parser: of the arguments; it knows which of them may change
+    when the run goes on. name: where --name says none. folder: name of the folder in place of the method's. Files that
+    flags name may move between a run and its continuation, and their content may not change.
     """
 
-    def __init__(self, parser, args, method, name, folder=None, inputs=None):
+    def __init__(self, parser, args, method, name, folder=None):
         self.parser, self.args, self.method = parser, vars(args), method
         self.rules = PROTOCOLS[args.protocol]
-        self.folder = Path(args.save_path) / (folder or method) / (args.name or name)
+        name = args.name or name
+        if Path(name).name != name or name in (".", ".."):      # a path would lead out of the folder of the method
+            raise ValueError(f"--name {name!r} is not a name for one folder: leave out slashes and dots alone, and say "
+                             "with --save_path where results go")
+        self.folder = Path(args.save_path) / (folder or method) / name
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
         set_kernels(self.precision, self.device)
@@ -54,7 +60,9 @@ class Run:
         self.history, self.state, self.first_iteration = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier processes of the same run
         self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
-        self.inputs = {flag: value for flag, value in {**data_identity(args), **(inputs or {})}.items() if value}
+        self.inputs = {flag: value for flag, value in {**data_identity(args), **input_digests(args)}.items()
+                       if value}
+        self.clips = None       # identity of the training and test clips, when the data is read
         self.saves_set = False
         self._open()
 
@@ -66,18 +74,25 @@ class Run:
         self.lock = try_lock(self.folder / ".lock")     # held until the process ends
         if self.lock is None:
             raise ValueError(f"another process is working on {self.folder}: wait for it, or choose another --name")
-        begun = (self.folder / "checkpoint.pt").is_file()
+        file = self.folder / "checkpoint.pt"
+        # without its checkpoint, which somebody may have removed to save space, a result is still a result
+        begun = file.is_file() or any((self.folder / name).is_file() for name in ("result.json", "synset.safetensors"))
         if begun and not self.args["resume"] and not self.args["overwrite"]:
             raise ValueError(f"{self.folder} already holds a run: go on with --resume, start anew with --overwrite, or "
                              "choose another --name")
+        if begun and self.args["resume"] and not file.is_file():
+            raise ValueError(f"{self.folder} holds a result and no checkpoint.pt to go on from: start anew with "
+                             "--overwrite, or choose another --name")
         self.checkpoint, self.tracker = None, secrets.token_hex(8)
         if begun and self.args["resume"]:
             try:
-                self.checkpoint = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+                check_archive(file)
+                self.checkpoint = load_plain(file)
                 self.tracker, saved = self.checkpoint["tracker"], self.checkpoint["args"]
             except Exception as error:      # whatever the unpickler meets in a file that is none of ours
-                raise ValueError(f"{self.folder}/checkpoint.pt cannot be read ({error}): remove it to start anew, or "
-                                 "choose another --name") from error
+                why = error if isinstance(error, (Damaged, OSError)) else f"no checkpoint: {type(error).__name__}"
+                raise ValueError(f"{file} cannot be read ({why}): start anew with --overwrite, or choose another "
+                                 "--name") from error
             self._check_same_experiment(saved)
         self.wandb = None
         if self.args["wandb"] != "disabled":
@@ -96,7 +111,11 @@ class Run:
         current = self._identity()
         saved = {"precision": "fp32", "set": current.get("set"), **{key: value for key, value in saved.items()
                                          if key not in self.parser.may_change}}
+        for run in (saved, current):    # what a data set is called does not tell what is in it: see check_clips
+            run.pop("dataset", None)
         for key in sorted(current.keys() | saved.keys()):
+            if "clips" not in self.checkpoint and key in ("path_static" + CONTENT, "pretrained_path" + CONTENT):
+                continue        # of a run from before these were remembered
             before = saved.get(key, self.parser.get_default(key))
             if current.get(key) != before:
                 raise ValueError(f"{self.folder}/checkpoint.pt is of another experiment: --{key} was {before!r} "
@@ -106,11 +125,23 @@ class Run:
         """The arguments that say what is computed, as JSON gives them back."""
         return {key: value for key, value in json.loads(json.dumps(self.args)).items()
                 if key not in self.parser.may_change} | {
-            "precision": self.precision, **{f"{flag} (its content)": digest for flag, digest in self.inputs.items()}}
+            "precision": self.precision, **{flag + CONTENT: digest for flag, digest in self.inputs.items()}}
+
+    def _check_clips(self):
+        """ValueError where a run would go on with other clips than it began with."""
+        before = self.checkpoint.get("clips")
+        if before is None:      # of a run that did not remember them
+            check_class_order(f"{self.folder}/checkpoint.pt", self.checkpoint["args"].get("dataset"))
+            return
+        changes = [change_of(old, new) for old, new in zip(before, self.clips, strict=True) if old != new]
+        if changes:
+            raise ValueError(f"{self.folder}/checkpoint.pt is of other clips, or they changed since: "
+                             f"{'; '.join(changes)}: go on with the data that it began with, or start anew with "
+                             "another --name or --overwrite")
 
     def _write_json(self, name, content):
         with replacing(self.folder / name) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def derive(self, *purpose):
         return derive_seed(self.seed, *purpose)
@@ -121,10 +152,14 @@ class Run:
     def seeded(self, *purpose):
         return seeded(self.derive(*purpose), self.device)
 
-    def resume(self, **state):
+    def resume(self, data, **state):
         """Remembers what a checkpoint holds (modules, optimizers: name -> object with a state_dict) and, when this run
-        goes on from one, loads them. Scripts call it once all input is read: from here on the folder is this run's."""
+        goes on from one, loads them, if the clips are those it began with. Scripts call it once all input is read: from
+        here on the folder is this run's."""
         self.state = {name: value for name, value in state.items() if value is not None}
+        self.clips = [data.train.identity(), data.test.identity()]
+        if self.checkpoint:
+            self._check_clips()
         if not self.checkpoint:     # of an overwritten run, or of one that ended before its first checkpoint
             remove(*(self.folder / name for name in FILES))
         remove(*unfinished(self.folder))
@@ -156,7 +191,7 @@ class Run:
         self.metrics.flush()
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save({"iteration": iteration, "parts": states, "history": self.history, "args": self._identity(),
-                        "device": device_name(self.device),
+                        "clips": self.clips, "device": device_name(self.device),
                         "tracker": self.tracker,
                         "seconds": self.elapsed(), "eval_seconds": self.eval_seconds,
                         "metrics_bytes": os.path.getsize(self.folder / "metrics.jsonl")}, temporary)
@@ -176,14 +211,16 @@ class Run:
     def loop(self, iterations):
         """Yields the iterations from the resumed one up to and including `iterations`, where only evaluation is left.
 
-        Saves a checkpoint every --save_it iterations. Ctrl-C or SIGTERM lets the iteration end, saves and stops.
+        Saves a checkpoint every --save_it iterations. Ctrl-C, and the signals by which schedulers end jobs, let the
+        iteration end, save and stop.
         """
         def ask_to_stop(signal_number, frame):
             if self.stop or self.evaluating:    # an evaluation changes nothing: its checkpoint is already written
                 raise KeyboardInterrupt(self._how_to_go_on())
             self.stop = True
 
-        handlers = {name: signal.signal(name, ask_to_stop) for name in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {name: signal.signal(name, ask_to_stop) for name in STOPS
+                    if signal.getsignal(name) != signal.SIG_IGN}       # as nohup wants it
         try:
             with progress(total=iterations, initial=self.first_iteration, desc=self.method, unit="it") as self.bar:
                 for it in range(self.first_iteration, iterations + 1):
@@ -214,7 +251,7 @@ class Run:
             self.bar.set_postfix({key: f"{value:.4g}" for key, value in values.items()}, refresh=False)
 
     def _record(self, line):
-        self.metrics.write(json.dumps(line) + "\n")
+        self.metrics.write(json.dumps(line, allow_nan=False) + "\n")
         if self.wandb:
             values = {k: v for k, v in line.items() if isinstance(v, (int, float)) and k != "iteration"}
             if "network" in line:       # of several networks each has its own curves
@@ -255,9 +292,11 @@ class Run:
                     scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
                               "per_class": result.per_class.tolist(), "seconds": time.time() - began}
                     if shared:
-                        with suppress(OSError), replacing(shared) as temporary:     # it is kept, or made again
+                        with suppress(OSError):     # it is kept, or made again
                             shared.parent.mkdir(exist_ok=True)
-                            temporary.write_text(json.dumps(scores) + "\n", encoding="utf-8")
+                            with replacing(shared) as temporary:
+                                temporary.write_text(json.dumps(scores | {"sum": json_sum(scores)}) + "\n",
+                                                     encoding="utf-8")
                 self.history.append({"iteration": iteration, "network": network, "number": index,
                                      **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
                 self.eval_seconds += time.time() - began
@@ -267,7 +306,7 @@ class Run:
         self.evaluating = False
         if synset is not None and iteration == self.reported_iteration(networks):
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
-                        dataset=self.args["dataset"], seed=self.seed, protocol=self.args["protocol"],
+                        dataset=dataset_label(self.args["dataset"]), seed=self.seed, protocol=self.args["protocol"],
                         iteration=iteration, **header)
         scores = self.scores(iteration, networks[0])
         tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
@@ -280,7 +319,7 @@ class Run:
         digest = hashlib.sha256()
         for name, value in sorted(synset.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        about = (type(synset).__name__, synset.arguments, clips_digest(data.test), data.test.cache, network, seed,
+        about = (type(synset).__name__, synset.arguments, data.test.content(), network, seed,
                  device_name(self.device), torch.__version__,
                  sorted((key, str(value)) for key, value in settings.items()))
         digest.update(f"{about}".encode())
@@ -320,6 +359,7 @@ class Run:
                   "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
                   "precision": self.precision, "bank": self.args.get("bank"),
                   **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes")},
+                  "data": hashlib.sha256(f"{self.clips}".encode()).hexdigest()[:16],
                   "split_file": self.args["split_file"] and Path(self.args["split_file"]).name,
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
@@ -336,6 +376,10 @@ class Run:
         if path.is_file():
             synset, header = load_synset(path)
             result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
+            largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
+            if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
+                print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "
+                      "learning rate is far too high", file=sys.stderr)
             rows = picture.preview_rows(synset, data)
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
@@ -347,6 +391,7 @@ class Run:
         result |= {"seconds": round(self.elapsed(), 1),
                    "distill_seconds": round(self.elapsed() - self.eval_seconds, 1),
                    "peak_memory_bytes": peak_memory(self.device), **extra}
+        result["sum"] = json_sum(result)
         self._write_json("result.json", result)
         self.metrics.close()
         if self.wandb:
@@ -368,7 +413,8 @@ def _read_scores(file, num_classes):
     try:
         scores = json.loads(file.read_text(encoding="utf-8"))
         numbers = [scores[key] for key in ("top1", "top5", "loss", "seconds")] + scores["per_class"]
-        return scores if np.isfinite(numbers).all() and len(scores["per_class"]) == num_classes else None
+        whole = scores.get("sum", json_sum(scores)) == json_sum(scores)
+        return scores if whole and np.isfinite(numbers).all() and len(scores["per_class"]) == num_classes else None
     except (AttributeError, OSError, ValueError, KeyError, TypeError):
         return None
 

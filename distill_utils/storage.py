@@ -3,14 +3,12 @@
 Which of a set's tensors may be coded as pictures and which stay exact is told by the set (`pixels`, `exact`); nothing
 here knows the kinds of sets.
 """
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
-from distill_utils.files import replacing
+from distill_utils.tensors import TensorFile, save_tensors
 
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
 
@@ -91,8 +89,7 @@ def save_synset(path, synset, spec, store="float32", **header):
               "mean": list(spec.mean), "std": list(spec.std), "frames": spec.frames, "size": spec.size,
               "labels": [k for k in range(synset.num_classes) for _ in range(synset.num_slots)], "store": store,
               **header}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
+    save_tensors(path, tensors, **header)
 
 
 def read_synset(path, kinds):
@@ -101,9 +98,8 @@ def read_synset(path, kinds):
     if not Path(path).is_file():
         raise ValueError(f"there is no synthetic set at {path}: give the synset.safetensors of a run")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        file = TensorFile(path)
+        header, tensors = file.header, file.read_all()
         synset = build(kinds[header["kind"]], header["arguments"], unpack(tensors))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "

@@ -27,8 +27,9 @@ import torch
 from torch import nn
 
 from distill_utils import storage
-from distill_utils.args import positive
+from distill_utils.args import may_change, positive
 from distill_utils.clips import ClassSampler
+from distill_utils.device import check_memory
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.storage import (  # noqa: F401 (handed on)
     STORES,
@@ -60,6 +61,7 @@ class VideoSet(nn.Module):
 
     @classmethod
     def from_args(cls, args, spec):
+        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc, spec.shape)
         return cls(spec.num_classes, args.ipc, spec.shape, vars(args).get("init", "real"))
 
     @property
@@ -122,6 +124,7 @@ class ImageSet(nn.Module):
 
     @classmethod
     def from_args(cls, args, spec):
+        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc, spec.shape[-3:])
         return cls(spec.num_classes, args.ipc, spec.shape[-3:], None if spec.view == "single" else spec.frames,
                    vars(args).get("init", "real"), vars(args).get("split_num", 1))
 
@@ -252,8 +255,9 @@ class StaticDynamicSet(nn.Module):
             group.add_argument("--dynamic_init", choices=("noise", "real"), default="real",
                                help="start of the dynamic memories: noise, as published, or the movement of a real "
                                "clip (its brightness minus that of the static image)")
-            group.add_argument("--path_static", help="file of the static images: the synset.safetensors of "
-                               "distill_DC.py, or a .pt file; if not given, they start as frames of real clips")
+            may_change(group.add_argument(      # but not its content
+                "--path_static", help="file of the static images: the synset.safetensors of distill_DC.py, or a .pt "
+                "file; if not given, they start as frames of real clips"))
             group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
 
     @classmethod
@@ -262,7 +266,8 @@ class StaticDynamicSet(nn.Module):
             clips = args.dataset.removeprefix("single")
             raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
                              + (clips if clips != args.dataset else "a data set of clips"))
-        given = vars(args)
+        given, most = vars(args), max(args.spc or args.vpc, args.dpc or args.vpc)
+        check_memory(f"--spc and --dpc {most}", spec.num_classes * most, spec.shape)
         with seeded(0):     # `start` draws the weights that count
             synset = cls(spec.num_classes, args.vpc, args.spc or args.vpc, args.dpc or args.vpc, spec.shape, args.n_hal,
                          args.hal_mode,

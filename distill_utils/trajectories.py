@@ -9,17 +9,17 @@ import json
 import re
 import sys
 import time
-import zipfile
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from distill_utils.files import locked, remove, replacing, try_lock, unfinished
+from distill_utils.clips import change_of
+from distill_utils.dataset import check_class_order, dataset_label
+from distill_utils.files import json_sum, locked, remove, replacing, try_lock, unfinished
 from distill_utils.seeds import make_generator
+from distill_utils.tensors import Damaged, TensorFile, check_archive, load_plain, save_tensors
 
 OWN, OTHERS = re.compile(r"expert_(\d+)\.safetensors"), re.compile(r"replay_buffer_(\d+)\.pt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -102,8 +102,7 @@ def save_expert(folder, index, network, snapshots, settings, dtype="float32", **
                                  "written: give a lower learning rate, and another --buffer_path")
     header = {"kind": "expert", "number": index, "epochs": sorted(snapshots), "parameters": names, "dtype": dtype,
               "settings": settings, **header}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
+    save_tensors(path, tensors, **header)
 
 
 def check_settings(folder, settings):
@@ -116,31 +115,58 @@ def check_settings(folder, settings):
     if _numbered(folder, OTHERS):
         raise ValueError(f"{folder} holds the replay_buffer files of another program: choose another --buffer_path")
     path = folder / "buffer.json"
+    if path.is_file():      # in a folder that nobody may write to, perhaps
+        return _check_settings(folder, _read_settings(path), settings)
     with locked(folder / ".buffer.lock"):
         experts = _numbered(folder, OWN)
         if path.is_file():
-            try:
-                saved = dict(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise ValueError(f"{path} cannot be read ({error}): remove it, and the experts beside it will say how "
-                                 "they were made") from error
+            saved = _read_settings(path)
         else:
             saved = _read(experts[0], _OwnFile, lambda file: file.settings) if experts else settings
-        if "precision" in settings:
-            saved = {"precision": "fp32", **saved}        # all there was before the flag
-        _compare(f"{folder} holds experts of", saved, settings, sorted(saved.keys() | settings.keys()))
+        _check_settings(folder, saved, settings)
         remove(*unfinished(folder, path.name))
         if not path.is_file():
             with replacing(path) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                content = settings | {"sum": json_sum(settings)}
+                temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_settings(path):
+    try:
+        settings = dict(json.loads(path.read_text(encoding="utf-8")))
+        if settings.pop("sum", None) not in (None, json_sum(settings)):
+            raise ValueError("it is not what was written")
+        return settings
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it, and the experts beside it will say how they "
+                         "were made") from error
+
+
+def _check_settings(folder, saved, settings):
+    if "precision" in settings:
+        saved = {"precision": "fp32", **saved}        # all there was before the flag
+    _compare(f"{folder} holds experts of", saved, settings, sorted((saved.keys() | settings.keys()) - {"clips"}))
+    _compare_clips(folder, saved, settings.get("clips"))
 
 
 def _compare(where, saved, current, keys):
     """ValueError that names the first of the keys whose value differs."""
+    if "dataset" in saved:      # which was once kept as it was typed; what it holds is told by the clips
+        saved = {**saved, "dataset": dataset_label(saved["dataset"])}
     for key in keys:
         if saved.get(key) != current.get(key):
             raise ValueError(f"{where} another run: --{key} was {saved.get(key)!r} and is now {current.get(key)!r}: "
                              "give the same, or choose another --buffer_path")
+
+
+def _compare_clips(path, saved, current):
+    """ValueError where experts were trained on other clips. Settings from before clips were remembered pass, but those
+    of UCF101, whose classes had other numbers then."""
+    if "clips" not in saved:
+        check_class_order(path, saved.get("dataset"))
+    elif current and saved["clips"] != current:
+        raise ValueError(f"{path} is of other clips than --dataset has ({change_of(saved['clips'], current)}): give "
+                         "the --dataset, --split and --classes that it was made with, or choose another --buffer_path")
 
 
 def missing_experts(folder, num_experts):
@@ -184,19 +210,19 @@ class _OwnFile:
     experts = 1
 
     def __init__(self, path):
-        self.file = safe_open(path, framework="pt")
-        self.header = self.file.metadata()["header"]
-        header = json.loads(self.header)
+        self.file = TensorFile(path)
+        header = self.file.header
         self.saved, self.names, self.settings = header["epochs"], header["parameters"], dict(header["settings"])
+        self.about = self.file.about
 
     def epochs(self, expert):
         return self.saved
 
     def shapes(self, expert, epoch):
-        return [(name, tuple(self.file.get_slice(f"{epoch}/{name}").get_shape())) for name in self.names]
+        return [(name, self.file.shape(f"{epoch}/{name}")) for name in self.names]
 
     def read(self, expert, epoch):
-        return [self.file.get_tensor(f"{epoch}/{name}") for name in self.names]
+        return [self.file.read(f"{epoch}/{name}") for name in self.names]
 
 
 class _OthersFile:
@@ -204,10 +230,10 @@ class _OthersFile:
 
     Memory-mapped where torch wrote it as a zip file, as it does since 1.6; an older one is read as a whole.
     """
-    settings = {}
+    settings, about = {}, ""
 
     def __init__(self, path):
-        self.content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        self.content = load_plain(path, mmap=True)
         self.experts = len(self.content)
 
     def epochs(self, expert):
@@ -230,6 +256,10 @@ def _read(path, open_file, what):
     """what(open_file(path)); ValueError that names the file for whatever wrong content makes them raise."""
     try:
         return what(open_file(path))
+    except (Damaged, PermissionError) as error:
+        way_out = ("remove the file, and buffer.py makes it again" if OWN.fullmatch(Path(path).name) else
+                   "get the file again, or take it out of the folder")
+        raise ValueError(f"{error}: {way_out}") from error
     except Exception as error:
         kind, way_out = (("an expert of this program", "remove it, and buffer.py makes it again")
                          if OWN.fullmatch(Path(path).name) else
@@ -260,7 +290,7 @@ class Segment(NamedTuple):
 class Experts:
     """The expert trajectories of a folder. What a step needs is read when it needs it; opening reads shapes only.
 
-    expected: settings that the experts must have been made with (dataset, model, protocol, ...), by the names that
+    expected: settings that the experts must have been made with (model, protocol, ...), by the names that
     `check_settings` was given; files of other programs say nothing of theirs. Raises ValueError that names the file and
     the way out for an empty folder, another network, other settings, missing epochs or a broken file.
     """
@@ -275,6 +305,7 @@ class Experts:
         self.own, self.kind = bool(own), _OwnFile if own else _OthersFile
         self.counts = {}                        # file -> how many experts are in it
         self.digests = {}                       # file -> digest of what tells it from another of its name
+        self.settings = {}                      # file of this program -> how it was made
         self.order = self.opened = (None, None)     # of what, and the permutation; the file in use
         for path in own or others:
             self._admit(path, json.loads(json.dumps(expected)))
@@ -284,6 +315,14 @@ class Experts:
 
     def __len__(self):
         return sum(self.counts.values())
+
+    def check_clips(self, identity, dataset):
+        """ValueError where an expert was trained on other clips. identity: of the training clips, see Clips. dataset:
+        its name or folder, for experts from before clips were remembered."""
+        for name, settings in self.settings.items():
+            _compare_clips(self.folder / name, settings, identity)
+            if "clips" not in settings:
+                _compare(f"{self.folder / name} is of", settings, {"dataset": dataset_label(dataset)}, ["dataset"])
 
     def sample(self, seed, index):
         """Segment `index` (0, 1, ...) of a run, which depends on (seed, index) and nothing else.
@@ -345,9 +384,12 @@ class Experts:
             return file.settings, [{epoch: file.shapes(expert, epoch) for epoch in file.epochs(expert)}
                                    for expert in range(file.experts)]
 
+        if not self.own:
+            _read(path, check_archive, lambda _: None)
         settings, experts = _read(path, self.kind, describe)
         if settings:
             _compare(f"{path} is of", settings, expected, expected)
+            self.settings[path.name] = settings
         for index, expert in enumerate(experts):
             for shapes in expert.values():
                 self._compare_shapes(path, shapes, settings)
@@ -360,8 +402,8 @@ class Experts:
                                  f"start at {_ranges(lacking)} too, and end {self.expert_epochs} later: {lower}, or "
                                  "make experts with these flags in another --buffer_path")
         self.counts[path.name] = len(experts)
-        told = _read(path, self.kind, lambda file: file.header) if self.own else ""
-        self.digests[path.name] = hashlib.sha256(f"{path.stat().st_size} {told}".encode()).hexdigest()
+        about = _read(path, self.kind, lambda file: file.about) if self.own else ""
+        self.digests[path.name] = hashlib.sha256(f"{path.stat().st_size} {about}".encode()).hexdigest()
 
     def _compare_shapes(self, path, theirs, settings):
         made_with = " ".join(f"--{key} {settings[key]}" for key in ("dataset", "model", "frames", "im_size")

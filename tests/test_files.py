@@ -50,7 +50,7 @@ def test_replacing_shows_the_old_content_until_the_new_is_whole(tmp_path):
     write(path, "old")
     with replacing(path) as temporary:
         temporary.write_text("ne")
-        assert path.read_text() == "old" and temporary.parent == path.parent
+        assert path.read_text() == "old" and temporary.parent.parent == path.parent
     assert path.read_text() == "ne" and os.listdir(tmp_path) == ["x"]
 
 

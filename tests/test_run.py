@@ -34,6 +34,7 @@ from distill_utils.args import cli, eval_iterations, set_rates
 from distill_utils.augment import Augmentation
 from distill_utils.clips import ClassSampler
 from distill_utils.device import resolve_device
+from distill_utils.files import json_sum
 from distill_utils.matching import DISTANCES
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.run import Run
@@ -108,7 +109,7 @@ def script(few_digits, tiny_experts, tmp_path, monkeypatch):
 def content(folder):
     """What must not differ between two runs: the bytes of set and pictures, the result but for times, the log."""
     result = json.loads((folder / "result.json").read_text())
-    for key in ("seconds", "distill_seconds", "peak_memory_bytes", "synset"):
+    for key in ("seconds", "distill_seconds", "peak_memory_bytes", "synset", "sum"):
         del result[key]
     names = ("synset.safetensors", "preview.png", "preview.gif")
     files = [(folder / name).read_bytes() for name in names if (folder / name).is_file()]
@@ -221,12 +222,14 @@ def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkey
     assert json.loads((tmp_path / method / "a" / "result.json").read_text())["top1_start_mean"] == json.loads(
         (tmp_path / method / "b" / "result.json").read_text())["top1_start_mean"]
     for file in (tmp_path / ".scores").iterdir():       # the time of a shared score counts
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 1000}))
+        scores = json.loads(file.read_text()) | {"seconds": 1000}
+        file.write_text(json.dumps(scores | {"sum": json_sum(scores)}))
     assert json.loads((script(method, "d", Iteration=1) / "result.json").read_text())["seconds"] > 1000
-    for content in ("{", "5", "[1]", "{}", '{"top1": 1.0}', None):       # one that is not whole is made again
+    # one that is not whole is made again
+    for content in ("{", "5", "[1]", "{}", '{"top1": 1.0}', {"loss": float("nan")}, {"top1": 0.123}):
         for file in (tmp_path / ".scores").iterdir():
-            whole = json.loads(file.read_text()) | {"loss": float("nan")} if content is None else None
-            file.write_text(content or json.dumps(whole))
+            whole = json.loads(file.read_text()) | content if isinstance(content, dict) else None
+            file.write_text(json.dumps(whole) if whole else content)
         scored.clear()
         script(method, "d", "--overwrite", Iteration=1)
         assert len(scored) == 2, content

@@ -230,7 +230,7 @@ def test_a_set_that_diverged_does_not_replace_a_good_one(tmp_path):
     path, synset = tmp_path / "synset.safetensors", VideoSet(10, 1, SHAPE)
     save_synset(path, synset, SPEC)
     before = path.read_bytes()
-    synset.videos.data[3, 2, 1] = torch.nan
+    filled(synset).videos.data[3, 2, 1] = torch.nan
     with pytest.raises(ValueError, match="videos .*not finite.*learning rate"):
         save_synset(path, synset, SPEC)
     assert path.read_bytes() == before
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_earlier_set(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("distill_utils.storage.save_file", full)
+    monkeypatch.setattr("distill_utils.tensors.save_file", full)
     with pytest.raises(OSError, match="no space left to write .*synset.safetensors"):
         save_synset(path, filled(synset), SPEC)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from distill_utils import files, trajectories
+from distill_utils import files, tensors, trajectories
 from distill_utils.trajectories import (
     Experts,
     check_settings,
@@ -145,6 +145,8 @@ def test_the_header_says_how_the_expert_was_made(tmp_path):
     with safe_open(expert_path(tmp_path, 3), framework="pt") as file:
         header = json.loads(file.metadata()["header"])
         assert set(file.keys()) == {f"{e}/{name}" for e in (0, 2) for name, _ in net().named_parameters()}
+    assert header.pop("sum") and header.pop("sums").keys() == {f"{e}/{name}" for e in (0, 2) for name in
+                                                               ("0.weight", "0.bias", "1.weight", "1.bias")}
     assert header == {"kind": "expert", "number": 3, "epochs": [0, 2], "dtype": "float32", "settings": SETTINGS,
                       "parameters": ["0.weight", "0.bias", "1.weight", "1.bias"], "test_top1": {"0": 0.1}}
 
@@ -166,7 +168,7 @@ def test_a_full_disk_leaves_earlier_experts_whole(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(trajectories, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     for number in (0, 1):
         with pytest.raises(OSError, match=rf"no space left .*expert_000{number}\.safetensors"):
             fill(tmp_path, [number], range(3))
@@ -194,7 +196,11 @@ def test_without_buffer_json_the_experts_say_how_they_were_made(tmp_path):
     assert not (tmp_path / "buffer.json").exists()
     (tmp_path / ".buffer.json.tmp-1").touch()        # of a process that was killed
     check_settings(tmp_path, SETTINGS)
-    assert json.loads((tmp_path / "buffer.json").read_text()) == SETTINGS
+    saved = json.loads((tmp_path / "buffer.json").read_text())
+    assert saved == SETTINGS | {"sum": files.json_sum(SETTINGS)}
+    (tmp_path / "buffer.json").write_text(json.dumps(saved | {"seed": 1}))
+    with pytest.raises(ValueError, match=r"buffer\.json cannot be read .*not what was written.*remove it"):
+        check_settings(tmp_path, SETTINGS)
     assert not (tmp_path / ".buffer.json.tmp-1").exists()
     (tmp_path / "buffer.json").write_text("{")
     with pytest.raises(ValueError, match=r"buffer\.json cannot be read"):
@@ -288,7 +294,7 @@ def test_a_process_killed_while_training_or_writing_leaves_nothing_and_its_exper
         def half(tensors, path, metadata):
             path.write_bytes(b"half")
             hang(marker)
-        monkeypatch.setattr(trajectories, "save_file", half)
+        monkeypatch.setattr(tensors, "save_file", half)
         for number in missing_experts(tmp_path / "b", 2):
             fill(tmp_path / "b", [number])
 
@@ -396,7 +402,7 @@ def test_only_the_two_snapshots_of_a_step_are_read(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    monkeypatch.setattr(trajectories, "safe_open", Counting)
+    monkeypatch.setattr(tensors, "safe_open", Counting)
     experts = Experts(tmp_path, net(), 10, 3)
     assert read == []
     segment = experts.sample(0, 0)
@@ -535,7 +541,7 @@ def test_a_broken_file_is_named(both, damage):
     name = sorted(content)[2].split("[")[0]
     path = folder / name
     if damage == "other tensors" and name.startswith("expert"):
-        trajectories.save_file({"a": torch.zeros(1)}, path)
+        tensors.save_tensors(path, {"a": torch.zeros(1)})
     elif damage == "other tensors":
         torch.save({"image": torch.zeros(3)}, path)
     else:
