@@ -365,7 +365,7 @@ def cli(main):
     try:
         main()
     except KeyboardInterrupt as stopped:
-        print(f"stopped. {stopped or 'What was finished stays: the same command goes on (a run with --resume)'}",
+        print(f"stopped. {str(stopped) or 'What was finished stays: the same command goes on (a run with --resume)'}",
               file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

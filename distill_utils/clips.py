@@ -128,21 +128,18 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
 
     The file's name carries a digest of the clips, their frames (name, bytes, time of change) and the size, so a change
     of any of them makes a new file and removes the old. One process builds, others wait; a build that was killed leaves
-    nothing that counts. A file that is not as long as it was written is made again; behind the frames it has a check
-    sum of each, which `Clips` compares when it first reads the frame. preload: returned as an array in memory (still
-    uint8). Sets `cache`, `sums` and `stored` of the dataset.
+    nothing that counts. A file that is not as long as it was written is made again. Behind the frames it has a check
+    sum of each, which `Clips` compares when it first reads the frame, and one of the file that each came from. preload:
+    returned as an array in memory (still uint8). Sets `cache`, `sums` and `stored` (these check sums) of the dataset.
     """
     spec, total = dataset.spec, int(dataset.counts.sum())
     digest = hashlib.sha256(f"{CACHE_FORMAT} {spec.frames} {spec.stride} {spec.size}".encode())
-    stored = hashlib.sha256()
     for name, folder, files in zip(dataset.names, dataset.files.folders, dataset.files.names, strict=True):
-        line, sizes = [f"\n{name}"], []
+        line = [f"\n{name}"]
         for file in files:
             stat = os.stat(f"{folder}/{file}")
             line.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}")
-            sizes.append(stat.st_size)
         digest.update("/".join(line).encode())
-        stored.update(f"{sizes}".encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
     stem = _cache_stem(dataset)
@@ -158,20 +155,20 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
                 _build(path, dataset, num_workers)
                 remove(*(stale for stale in cache_path.glob(same) if stale != path))
                 found = _open_cache(path, total, spec.size)
-    frames, dataset.sums = found
-    dataset.cache, dataset.stored = path, stored.hexdigest()
+    frames, dataset.sums, dataset.stored = found
+    dataset.cache = path
     return np.array(frames) if preload else frames
 
 
 def _open_cache(path, total, size):
-    """(frames uint8 (F, 3, H, W), check sums uint32 (F,)) of a cache, memory-mapped; None where there is no whole
-    one."""
+    """(frames uint8 (F, 3, H, W), check sums uint32 (F,) of them, and of their files) of a cache, the frames
+    memory-mapped; None where there is no whole one."""
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
         first = frames.offset + frames.nbytes
         if frames.shape == (total, 3, size, size) and frames.dtype == np.uint8 \
-                and os.path.getsize(path) == first + 4 * total:
-            return frames, np.fromfile(path, np.uint32, offset=first)
+                and os.path.getsize(path) == first + 8 * total:
+            return frames, *np.fromfile(path, np.uint32, offset=first).reshape(2, total)
     except FileNotFoundError:
         pass
     except (ValueError, EOFError, AttributeError, SyntaxError):     # whatever a damaged head makes numpy raise
@@ -194,7 +191,7 @@ def _build(path, dataset, num_workers):
     size, chunk, total = dataset.spec.size, 8, int(dataset.counts.sum())
     first = np.cumsum(dataset.counts) - dataset.counts
     unreadable = []
-    sums = np.zeros(total, np.uint32)
+    sums = np.zeros((2, total), np.uint32)
     with replacing(path) as temporary:
         content = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(total, 3, size, size)).offset
         if hasattr(os, "posix_fallocate"):      # take the space now: a full disk is better known at once
@@ -207,9 +204,9 @@ def _build(path, dataset, num_workers):
             for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
                 try:
                     frame[:] = decode(file, size).numpy()
+                    sums[:, int(first[start]) + i] = zlib.crc32(frame), zlib.crc32(file.read_bytes())
                 except DataError as error:
                     unreadable.append(str(error))
-                sums[int(first[start]) + i] = zlib.crc32(frame)
             # not through mapped memory, which is slower to fill, and where a full disk would kill the process
             with open(temporary, "r+b") as file:
                 file.seek(content + int(first[start]) * frames[0].nbytes)
@@ -249,7 +246,7 @@ class Clips:
         # of a cache on disk; what was read into memory otherwise is as it was read
         self.cache, sums = getattr(dataset, "cache", None), getattr(dataset, "sums", None)
         self.sums = np.array([zlib.crc32(frame) for frame in frames], np.uint32) if sums is None else sums
-        self.stored = getattr(dataset, "stored", None) or hashlib.sha256(self.sums).hexdigest()
+        self.stored = self.sums if sums is None else dataset.stored      # of the files that frames came from
         self.unread = None if sums is None else np.ones(len(frames), bool)      # whose sum was not compared
         if isinstance(frames, np.ndarray) and not isinstance(frames, np.memmap):
             self._compare(np.arange(len(frames)))
@@ -259,10 +256,10 @@ class Clips:
 
     def identity(self):
         """What the clips are, wherever they lie and however their path is spelled, as JSON can hold it: digests of
-        their names, their labels with the classes, the sizes of their frame files, and how they are seen. (Not of
+        their names, their labels with the classes, the content of their frame files, and how they are seen. (Not of
         pixels, which another decoder gives a little differently.)"""
         spec = self.spec
-        about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes), "stored": self.stored,
+        about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes), "stored": self.stored.tolist(),
                  "view": (spec.view, spec.frames, spec.stride, spec.size, spec.flip, spec.mean, spec.std)}
         return {"split": self.split, "count": len(self), **{
             key: hashlib.sha256(f"{value}".encode()).hexdigest()[:16] for key, value in about.items()}}
@@ -374,8 +371,8 @@ def change_of(before, now):
     """What is different between two identities of clips, in words."""
     if before["count"] != now["count"]:
         return f"{before['count']} {now['split']} clips then, {now['count']} now"
-    for key, what in (("names", "names"), ("labels", "labels (or classes)"), ("stored", "frames (the sizes of their "
-                      "files)"), ("view", "frames, size or view of a clip")):
+    for key, what in (("names", "names"), ("labels", "labels (or classes)"), ("view", "length, size or view"),
+                      ("stored", "frames")):
         if before[key] != now[key]:
             return f"the {now['split']} clips have other {what}"
     return ""

@@ -122,7 +122,7 @@ def test_the_cache_has_the_name_it_had(tmp_path, monkeypatch):
             os.utime(folder / f"{i}.png", ns=(10 ** 18, 10 ** 18))
     (tmp_path / "mine" / "split.csv").write_text("\n".join(map(",".join, [("folder_name", "label", "split"), *rows])))
     data = utils.get_dataset(str(tmp_path / "mine"), tmp_path, frames=2, im_size=4)
-    assert data.train.content() == "173cae0ac40d01c63032e411c93db2bf8e727093ad8c9896bbaa10d08f4cee32"
+    assert data.train.content() == "5a7ade265bc9d5d806ea89fb43ed4436e74f26b1b3b5fae45884079340c1719e"
     names = sorted(path.name for path in (tmp_path / "cache").glob("*.npy"))
     assert [name.split("-")[:3] + name.split("-")[4:] for name in names] == [    # but for that of the folder
         ["split", "test", "2x4x4", "67aa921977005c18.npy"], ["split", "train", "2x4x4", "fc841ab00c6d030c.npy"]]

@@ -1,7 +1,9 @@
 """The decoded-once cache, the views of it and the sampler by class: never half a file, nothing random at test."""
 import errno
+import json
 import multiprocessing
 import os
+import shutil
 from copy import copy
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from conftest import uint8
 from distill_utils import clips as module
-from distill_utils.clips import ClassSampler, Clips, cached_frames, decode, normalise
+from distill_utils.clips import ClassSampler, Clips, cached_frames, change_of, decode, normalise
 from distill_utils.dataset import DataError, FrameFolder
 from test_dataset import CLIPS, ROWS, SPEC, centre_clip, generator, make_tree, write_clip, write_split
 from test_files import fork, hang, killed_at
@@ -210,6 +212,84 @@ def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):
         with pytest.raises(OSError, match=r"no space left .*set-train-4x2x8-\w+-\w+\.npy .*--cache_path"):
             load(tree)
     assert {name: (tree / "cache" / name).read_bytes() for name in caches(tree)} == earlier
+
+
+# ---- damage -------------------------------------------------------------------------------------------------------
+
+def damaged(clips, frame):
+    """Flips a bit of a frame in the cache of these clips."""
+    path, size = clips.cache, clips.frames[0].nbytes
+    content = bytearray(path.read_bytes())
+    content[clips.frames.offset + frame * size + size // 2] ^= 8
+    path.write_bytes(content)
+
+
+def test_a_damaged_frame_of_the_cache_is_found_when_it_is_read_and_the_cache_made_again(tree):
+    whole = load(tree)
+    damaged(whole, 7)       # of clip 1
+    clips = load(tree)
+    assert clips.get([0, 2]).equal(whole.get([0, 2]))       # in frames that nobody reads it does no harm
+    with pytest.raises(DataError, match=r"cache.*\.npy was damaged: frame 7 .*removed.*same command"):
+        clips.get([0, 1])
+    assert caches(tree) == [] and load(tree).get([0, 1]).equal(load(tree, cache="fresh").get([0, 1]))
+
+
+def test_damage_is_found_when_all_frames_are_loaded_at_once_and_a_frame_is_compared_once(tree, monkeypatch):
+    clips, calls, crc32 = load(tree), [], module.zlib.crc32
+    monkeypatch.setattr(module.zlib, "crc32", lambda *args: calls.append(1) or crc32(*args))
+    for _ in range(2):
+        clips.get([0, 1, 2])
+    assert len(calls) == 3 * SPEC.frames
+    damaged(clips, 29)
+    with pytest.raises(DataError, match="frame 29 "):
+        load(tree, preload=True)
+    assert load(tree, preload=True).get([5]).equal(load(tree, cache="fresh").get([5]))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long"])
+def test_a_cache_that_is_not_whole_is_named_and_made_again(tree, capsys, content):
+    clips = load(tree)
+    whole = clips.cache.read_bytes()
+    other = {"short": whole[:-5], "long": whole + b"x", "shape": whole.replace(b"(30, 3, 8, 8)", b"(15, 6, 8, 8)")}
+    clips.cache.write_bytes(other.get(content, content))
+    assert load(tree).get([0]).equal(load(tree, cache="fresh").get([0])) and clips.cache.read_bytes() == whole
+    assert f"{clips.cache} is damaged and is made again" in capsys.readouterr().err
+
+
+# ---- identity -----------------------------------------------------------------------------------------------------
+
+def test_clips_are_the_same_wherever_they_lie_and_whatever_decodes_them(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(tree / "Set", elsewhere / "Set")
+    for file in (elsewhere / "Set").rglob("*.png"):
+        file.touch()
+    here, there = load(tree), load(elsewhere)
+    assert here.identity() == there.identity() and here.content() == there.content()
+    there.sums = there.sums ^ 1       # another decoder gives other pixels
+    assert here.identity() == there.identity() and here.content() != there.content()
+
+
+def exchange_labels(path):
+    other = {"Up": "Down", "Down": "Up"}
+    write_split(path / "Set" / "set.csv", [(name, other.get(label, label), split) for name, label, split in ROWS])
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (change_bytes, "the train clips have other frames"), (change_frames, "the train clips have other frames"),
+    (change_order, "the train clips have other frames"), (change_split, "6 train clips then, 5 now"),
+    (exchange_labels, "other labels (or classes)")])
+def test_a_change_of_the_clips_is_told(tree, change, said):
+    before = load(tree).identity()
+    json.dumps(before)
+    change(tree)
+    after = load(tree).identity()
+    assert change_of(before, before) == "" and said in change_of(before, after)
+
+
+def test_another_view_of_the_clips_is_another_identity(tree):
+    before = load(tree).identity()
+    for change in ({"size": 6}, {"frames": 3}, {"view": "single"}, {"flip": not SPEC.flip}, {"mean": (0, 0, 0)}):
+        assert "other length, size or view" in change_of(before, load(tree, replace(SPEC, **change)).identity()), change
 
 
 # ---- views ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import summarize
 import utils
 from conftest import NET, ROOT
 from distill_MTT import student_batch
-from distill_utils.args import cli, eval_iterations, set_rates
+from distill_utils.args import STOPS, cli, eval_iterations, set_rates
 from distill_utils.augment import Augmentation
 from distill_utils.clips import ClassSampler
 from distill_utils.device import resolve_device
@@ -686,6 +686,227 @@ def test_cli_turns_bad_input_into_one_line(capsys, monkeypatch):
     monkeypatch.setenv("S2D_DEBUG", "1")
     with pytest.raises(ValueError):
         cli(bad)
+
+
+def test_cli_tells_that_memory_is_short_in_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("S2D_DEBUG", raising=False)
+    for allocate in (lambda: torch.empty(10 ** 15), lambda: torch.empty(10 ** 15, 10 ** 6), lambda: np.empty(10 ** 15)):
+        with pytest.raises(SystemExit):
+            cli(allocate)
+        said = capsys.readouterr().err
+        assert said.startswith("error: out of memory (") and "--ipc" in said and said.count("\n") == 1, said
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli(lambda: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+
+
+@pytest.mark.parametrize(("method", "flags", "named"), [
+    ("DM", {"ipc": 10 ** 9}, "--ipc 1000000000"), ("DC", {"ipc": 10 ** 9}, "--ipc 1000000000"),
+    ("S2D-DM", {"dpc": 10 ** 9}, "--spc and --dpc 1000000000")])
+def test_a_set_larger_than_the_memory_is_refused_before_it_is_made(script, method, flags, named):
+    with pytest.raises(ValueError, match=f"{named} takes .* GB of memory, and this machine has"):
+        script(method, "x", **flags)
+
+
+# ---- the data -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def own_data(few_digits, tmp_path):
+    """A folder of one's own that a test may change."""
+    shutil.copytree(few_digits / "MotionDigits", tmp_path / "mine")
+    (tmp_path / "mine" / "motiondigits_splits1.csv").rename(tmp_path / "mine" / "split.csv")
+    return tmp_path / "mine"
+
+
+def edit_split(folder, change):
+    file = folder / "split.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    file.write_text("\n".join(",".join(row) for row in [rows[0], *change(rows[1:])]) + "\n")
+
+
+def exchange_labels(rows):
+    other = {"ZeroUp": "ZeroDown", "ZeroDown": "ZeroUp"}
+    return [[name, other.get(label, label), split] for name, label, split in rows]
+
+
+def other_frames(folder):
+    for file in (folder / "jpegs_32" / "v_ZeroUp_g08_c01").iterdir():
+        shutil.copy(file.parent.with_name("v_OneUp_g08_c01") / file.name, file)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda folder: edit_split(folder, exchange_labels), "train clips have other labels.*test clips have other labels"),
+    (lambda folder: edit_split(folder, lambda rows: [[name, label, {"train": "test", "test": "train"}[split]]
+                                                     for name, label, split in rows]), "40 train clips then, 20 now"),
+    (lambda folder: edit_split(folder, lambda rows: rows[:-1]), "then, .* now"),
+    (other_frames, "the train clips have other frames")])
+def test_a_run_does_not_go_on_with_changed_data(script, own_data, monkeypatch, change, said):
+    folder = script("DM", "x", dataset=own_data, Iteration=2)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    change(own_data)
+    with pytest.raises(ValueError, match=f"(?s)checkpoint.pt is of other clips.*{said}.*--overwrite"):
+        script("DM", "x", "--resume", dataset=own_data)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    script("DM", "x", "--overwrite", dataset=own_data, Iteration=2)
+
+
+def test_a_data_set_is_the_same_wherever_it_lies_and_however_it_is_spelled(script, own_data, tmp_path, monkeypatch):
+    wanted = content(script("DM", "whole", dataset=own_data))
+    script("DM", "x", dataset=own_data, Iteration=2)
+    own_data.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    files, result, log = content(script("DM", "x", "--resume", dataset="./moved/"))
+    assert files[1:] == wanted[0][1:] and log == wanted[2]
+    assert result["data"] == wanted[1]["data"] and result["top1_mean"] == wanted[1]["top1_mean"]
+    sets = [load_synset(tmp_path / "DM" / name / "synset.safetensors")[0].videos for name in ("whole", "x")]
+    assert torch.equal(*sets)
+
+
+def test_experts_know_their_clips_and_not_the_path(script, own_data, tmp_path, monkeypatch):
+    experts = make_experts(own_data.parent, tmp_path / "buffers", dataset=own_data)
+    monkeypatch.chdir(tmp_path)
+    script("MTT", "x", dataset="mine/", buffer_path=experts)
+    make_experts(own_data.parent, experts, dataset="./mine")       # finds them all made
+    own_data.rename(tmp_path / "renamed")
+    folder = experts / "mine" / NET
+    script("MTT", "y", dataset="renamed", buffer_path=folder)
+    edit_split(tmp_path / "renamed", exchange_labels)
+    with pytest.raises(ValueError, match=r"expert_0000.* is of other clips .*train clips have other labels.*--buffer"):
+        script("MTT", "z", dataset="renamed", buffer_path=folder)
+    (tmp_path / "renamed").rename(own_data)
+    with pytest.raises(ValueError, match=r"buffers/mine/.* is of other clips .*other labels"):
+        make_experts(own_data.parent, experts, dataset="mine")
+
+
+def test_files_that_flags_name_may_move_and_not_change(script, tmp_path):
+    static = script("DC", "static", ipc=4) / "synset.safetensors"
+    other = script("DC", "other", ipc=4, seed=1) / "synset.safetensors"
+    shutil.copy(static, tmp_path / "a.safetensors")
+    S2D = {"vpc": 2, "spc": 4, "dpc": 2}
+    script("S2D-DM", "x", path_static=tmp_path / "a.safetensors", Iteration=2, **S2D)
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    script("S2D-DM", "x", "--resume", path_static=tmp_path / "b.safetensors", **S2D)
+    with pytest.raises(ValueError, match=r"--path_static \(its content\) was '\w+' and is now '\w+'"):
+        script("S2D-DM", "x", "--resume", path_static=other, **S2D)
+    with pytest.raises(ValueError, match=r"--path_static \(its content\) was '\w+' and is now None"):
+        script("S2D-DM", "x", "--resume", **S2D)
+    script("S2D-DM", "y", Iteration=2, **S2D)
+    with pytest.raises(ValueError, match=r"--path_static \(its content\) was None and is now"):
+        script("S2D-DM", "y", "--resume", path_static=static, **S2D)
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+def test_a_result_without_its_checkpoint_is_still_a_result(script):
+    folder = script("DM", "x", Iteration=2)
+    (folder / "checkpoint.pt").unlink()
+    before = (folder / "result.json").read_bytes()
+    for switch, said in (([], "already holds a run"), (["--resume"], "no checkpoint.pt to go on from.*--overwrite")):
+        with pytest.raises(ValueError, match=said):
+            script("DM", "x", *switch, Iteration=2)
+    assert (folder / "result.json").read_bytes() == before
+    script("DM", "x", "--overwrite", Iteration=2)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".", "..", "/tmp/x", ""])
+def test_a_name_leads_to_no_other_folder(script, tmp_path, name):
+    if name == "":
+        assert script("DM", name, Iteration=1).is_dir()      # as without --name
+        return
+    with pytest.raises(ValueError, match="--name .* is not a name for one folder"):
+        script("DM", name, Iteration=1)
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+def test_a_damaged_checkpoint_is_named_without_advice_to_trust_it(script):
+    folder = script("DM", "x", Iteration=2)
+    file = folder / "checkpoint.pt"
+    whole = file.read_bytes()
+    content = bytearray(whole)
+    content[len(whole) // 2] ^= 1
+    for damaged in (bytes(content), whole[:-9], b"", b"nothing", b"\x80\x02cos\nsystem\nq\x00."):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match="checkpoint.pt cannot be read .*--overwrite") as raised:
+            script("DM", "x", "--resume")
+        assert "weights_only" not in str(raised.value)
+    file.write_bytes(whole)
+    script("DM", "x", "--resume")
+
+
+def test_a_damaged_result_is_not_put_into_a_table(script, tmp_path, monkeypatch):
+    file = script("DM", "x", Iteration=1) / "result.json"
+    file.write_text(file.read_text().replace('"top1_mean": 0.', '"top1_mean": 0.9'))
+    monkeypatch.setattr(sys, "argv", ["summarize.py", str(tmp_path)])
+    with pytest.raises(ValueError, match="result.json is not what its run wrote"):
+        summarize.main()
+
+
+def test_a_network_that_diverged_has_no_score(script, tmp_path):
+    with pytest.raises(ValueError, match="not finite, so it has no score.*--lr_net"):
+        script("DM", "x", lr_net=1e30, epoch_eval_train=3)
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_set_whose_size_standardisation_hides_is_told(script, capsys):
+    script("DM", "x", "--optim", "adam", lr_img=1e9)
+    assert "pixels of this set reach 2.61e+09, where those of real clips stay below 3" in capsys.readouterr().err
+
+
+# ---- signals and streams ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", STOPS)
+def test_signals_that_end_jobs_save_the_iteration_and_stop(script, number, tmp_path, monkeypatch):
+    wanted, log = content(script("DM", "whole")), Run.log
+    sent = []
+
+    def send(self, iteration, *args, **kwargs):
+        if iteration == 1 and not sent:
+            sent.append(os.kill(os.getpid(), number))
+        return log(self, iteration, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "log", send)
+    with pytest.raises(KeyboardInterrupt, match="Iteration 2 is saved in .*--resume"):
+        script("DM", "x", save_it=100)
+    assert content(script("DM", "x", "--resume")) == wanted
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(script, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda *args, **kwargs: (os.kill(os.getpid(), signal.SIGHUP), log(*args, **kwargs)))
+    try:
+        script("DM", "x", Iteration=1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def shell(command, cwd, **kwargs):
+    return subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, cwd=cwd, **kwargs)
+
+
+def test_output_that_nobody_reads_or_cannot_show_ends_no_run(tmp_path):
+    """A reader that leaves, closed streams, an ASCII terminal; SIGTERM outside of the loop says a line."""
+    (tmp_path / "x.py").write_text(f"""if True:
+        import os, signal, sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from distill_utils.args import cli
+        def main():
+            for number in range(20000):
+                print("±", number)
+                print("note", file=sys.stderr)
+            open("done", "w").close()
+            if "wait" in sys.argv:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+        cli(main)""")
+    for command in ("| head -1", "2>&1 | head -1", "2>&-", ">&-", ">&- 2>&-"):
+        assert shell(f"{sys.executable} x.py {command}", tmp_path).returncode == 0, command
+        assert (tmp_path / "done").exists(), command
+        (tmp_path / "done").unlink()
+    run = shell(f"{sys.executable} x.py | tail -1", tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and run.stdout == b"\\xb1 19999\n"
+    run = shell(f"{sys.executable} x.py wait", tmp_path)
+    assert run.returncode == 130
+    assert run.stderr.endswith(b"stopped. What was finished stays: the same command goes on (a run with --resume)\n")
 
 
 # ---- scores -------------------------------------------------------------------------------------------------------
