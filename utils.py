@@ -195,17 +195,18 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
     rules = PROTOCOLS[protocol]
     network.eval()
     forward = in_precision(network, dtype)
-    k = clips.spec.num_classes
+    k, batches = clips.spec.num_classes, rules.test_batches(clips.labels, batch_size)
+    labels = clips.labels[torch.cat(batches)]
     loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
     for index in range(passes or rules.test_passes):
         generator = make_generator(seed, "test", index) if rules.random_test else None
         logits = torch.cat([forward(rules.evaluation(clips.get(batch, generator, device)))
-                            for batch in torch.arange(len(clips)).split(batch_size)]).cpu()
-        loss += F.cross_entropy(logits, clips.labels, reduction="sum").item()
+                            for batch in batches]).cpu()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
         ranked = logits.topk(min(5, k), dim=1).indices
-        top5 += (ranked == clips.labels[:, None]).sum().item()
-        hits += torch.bincount(clips.labels[ranked[:, 0] == clips.labels], minlength=k)
-        counts += torch.bincount(clips.labels, minlength=k)
+        top5 += (ranked == labels[:, None]).sum().item()
+        hits += torch.bincount(labels[ranked[:, 0] == labels], minlength=k)
+        counts += torch.bincount(labels, minlength=k)
     total = counts.sum().item()
     return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
 

@@ -40,12 +40,13 @@ class Run:
     A folder that already holds a run (a checkpoint) is refused unless `--resume` or `--overwrite` is given, and one
     that another process is working on in any case. parser: of the arguments; it knows which of them may change when the
     run goes on. name: where --name says none. folder: name of the folder in place of the method's. inputs: digests of
-    files that the run reads, by the flag that names them: it is resumed with the same only.
+    files that the run reads, by the flag that names them: it is resumed with the same only. report_best: as the
+    protocol has it, if not given.
     """
 
-    def __init__(self, parser, args, method, name, folder=None, inputs=None):
+    def __init__(self, parser, args, method, name, folder=None, inputs=None, report_best=None):
         self.parser, self.args, self.method = parser, vars(args), method
-        self.rules = PROTOCOLS[args.protocol]
+        self.report_best = PROTOCOLS[args.protocol].report_best if report_best is None else report_best
         self.folder = Path(args.save_path) / (folder or method) / (args.name or name)
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
@@ -303,7 +304,7 @@ class Run:
     def reported_iteration(self, networks):
         """The last evaluated iteration, or as some protocols have it the best on the test split."""
         evaluated = self.evaluated(networks)
-        if not self.rules.report_best:
+        if not self.report_best:
             return evaluated[-1]
         return max(evaluated, key=lambda it: self.scores(it, networks[0])["top1_mean"])
 
