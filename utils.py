@@ -27,11 +27,12 @@ class Data(NamedTuple):
 
 
 def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
-                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None):
+                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None, protocol="standard"):
     """The training and test clips of a data set, from the cache, which is made if it is not there.
 
     frames, im_size, view, split (which of the official ones), split_file, classes: as `get_spec` takes them.
-    skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips.
+    skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips. protocol: of the
+    run, which is told where the published one trained on other clips.
     """
     spec = get_spec(name, frames, im_size, view, split, split_file, classes)
     if spec.make:
@@ -47,6 +48,11 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
     if official and here != official:
         print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
               f"has {official[0]} and {official[1]}", file=sys.stderr)
+    published, command = PROTOCOLS[protocol].train_clips.get(name.removeprefix("single").removeprefix("static"), here)
+    if published != here[0] and here == official and spec.fold == 1:
+        print(f"note: {name} has the {here[0]} training clips of the official split here; the published numbers, as "
+              f"--protocol {protocol} means to give them, were made with {published}: {command} writes that split",
+              file=sys.stderr)
     return Data(spec, *splits)
 
 

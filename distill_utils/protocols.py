@@ -26,6 +26,9 @@ def class_by_class(labels, batch_size):
     return labels.argsort(stable=True).split(64)
 
 
+ALL_OF_HMDB51 = {"HMDB51": (5236, "python -m distill_utils.check split HMDB51 --train all")}
+
+
 class Protocol(NamedTuple):
     """How networks see clips, and what is reported. See docs/results.md."""
     matching: callable          # how clips are standardised while a set is matched
@@ -38,9 +41,13 @@ class Protocol(NamedTuple):
                                 # networks that score a set and, with --decay, of experts
     report_best: bool           # report the iteration that scored best on the test split, or the last one
     learned_rate: bool          # train networks at the rate that was learned with the set, or at --lr_net
+    train_clips: dict           # data set -> (training clips of split 1, what makes the split) where they are others
+                                # than those of the official split
 
 
 PROTOCOLS = {
-    "standard": Protocol(per_sample, per_sample, 1, False, as_listed, 0, lambda epochs: epochs // 2 - 1, False, False),
-    "paper": Protocol(lambda x: x, per_batch, 3, True, class_by_class, 1, lambda epochs: epochs // 2 + 1, True, True),
+    "standard": Protocol(per_sample, per_sample, 1, False, as_listed, 0, lambda epochs: epochs // 2 - 1, False, False,
+                         {}),
+    "paper": Protocol(lambda x: x, per_batch, 3, True, class_by_class, 1, lambda epochs: epochs // 2 + 1, True, True,
+                      ALL_OF_HMDB51),
 }
