@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import distill_DM
 import utils
 from conftest import NET
-from distill_utils.args import check_args
+from distill_utils import check
+from distill_utils.args import check_args, data_settings
 from distill_utils.augment import parse
 from distill_utils.dataset import DATASETS, get_spec
 from distill_utils.seeds import make_generator, seeded
@@ -125,6 +127,21 @@ def test_paper_tests_64_clips_at_a_time_class_by_class_in_any_order(digit_data, 
     seen.clear()
     evaluate(network, one_by_one, batch_size=200)
     assert [len(labels) for labels in seen] == [200, 200, 20] and sum(seen, []) == one_by_one.labels.tolist()
+
+
+def test_a_run_is_told_where_the_published_one_trained_on_other_clips(digits, few_digits, monkeypatch, capsys, parse):
+    published, command = PROTOCOLS["paper"].train_clips["HMDB51"]
+    assert published == 5236 and DATASETS["HMDB51"].clips[1][0] == 3570
+    assert command.startswith("python -m distill_utils.check ") and parse(check, command.split()[3:]).train == "all"
+    assert data_settings(parse(distill_DM, ["--protocol", "paper"]))["protocol"] == "paper"
+    paper = PROTOCOLS["paper"]._replace(train_clips={"MotionDigits": (600, "make them")})
+    monkeypatch.setitem(PROTOCOLS, "paper", paper)
+    for path, name, protocol, told in (
+            (digits, "MotionDigits", "paper", True), (digits, "singleMotionDigits", "paper", True),
+            (digits, "MotionDigits", "standard", False), (few_digits, "MotionDigits", "paper", False)):
+        utils.get_dataset(name, path, protocol=protocol)
+        said = capsys.readouterr().err
+        assert ("540 training clips" in said and "with 600: make them writes that split" in said) == told
 
 
 def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, network):
