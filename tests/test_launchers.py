@@ -167,7 +167,7 @@ def static_of(*words, launcher="sh/s2d/s2d_DM_ms.sh"):
 
 def test_the_dynamic_stage_takes_the_newest_static_memory_that_fits(tmp_path):
     where = "--save_path", str(tmp_path)
-    older = made(tmp_path, "a", 1)
+    older = made(tmp_path, "z", 1)
     assert static_of(*where) == (str(older), f"static memory: {older}\n")
     newer = made(tmp_path, "with a blank", 2)
     for name, other in (("ipc", {"ipc": 10}), ("data", {"dataset": "UCF101"}), ("size", {"im_size": 64}),

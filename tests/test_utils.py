@@ -141,7 +141,8 @@ def test_a_run_is_told_where_the_published_one_trained_on_other_clips(digits, fe
             (digits, "MotionDigits", "standard", False), (few_digits, "MotionDigits", "paper", False)):
         utils.get_dataset(name, path, protocol=protocol)
         said = capsys.readouterr().err
-        assert ("540 training clips" in said and "with 600: make them writes that split" in said) == told
+        assert ("make them writes that split" in said) == told
+        assert not told or f"{name} has the 540 training clips" in said and "with 600:" in said
 
 
 def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, network):
