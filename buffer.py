@@ -51,7 +51,8 @@ def main():
     group.add_argument("--batch_train", type=flags.positive, default=256, help="batch size of their training")
     group.add_argument("--mom", type=flags.rate, default=0.0, help="momentum")
     group.add_argument("--l2", type=flags.rate, default=0.0, help="weight decay")
-    group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs")
+    group.add_argument("--decay", action="store_true", help="cut the rate tenfold after half of --train_epochs "
+                       "or, with --protocol paper, two epochs later, as published")
     group.add_argument("--seed", type=flags.not_negative, default=0, help="all random numbers follow from it")
     flags.add_protocol_args(group)
     flags.add_device_arg(group)
@@ -106,7 +107,7 @@ def main():
                     epochs.set_postfix(train=f"{train_top1[-1]:.3f}", test=f"{test.top1:.3f}", refresh=False)
                     if epoch in saved_epochs:
                         snapshots[epoch] = snapshot(network)
-                    if args.decay and epoch == args.train_epochs // 2:
+                    if args.decay and epoch - 1 == rules.cut_after(args.train_epochs):
                         optimizer.param_groups[0]["lr"] *= 0.1
         save_expert(folder, index, network, snapshots, settings, args.expert_dtype, train_top1=train_top1,
                     test_top1=test_top1)

@@ -4,7 +4,8 @@
     python distill_DC.py --set pixels --dataset miniUCF101 --model ConvNet3D
 
 Still images are matched with single frames, under networks of images; the run's synset.safetensors is what
---path_static of the dynamic stage reads. Other sets are matched with clips.
+--path_static of the dynamic stage reads. Other sets are matched with clips. In every protocol the set of the last
+iteration is kept: the test split scores it and never chooses it.
 """
 import torch
 
@@ -45,7 +46,7 @@ def main():
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
 
     # run, data
-    run = Run(parser, args, method_name("DC", kind, published="still"), flags.run_name(args, synset))
+    run = Run(parser, args, method_name("DC", kind, published="still"), flags.run_name(args, synset), report_best=False)
     data = utils.get_dataset(**flags.data_settings(args), view=view)
     sampler, settings = ClassSampler(data.train), flags.eval_settings(args, run.device)
 

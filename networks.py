@@ -114,12 +114,12 @@ class ConvNet3D(nn.Module):
             return x.flatten(2).max(dim=2).values
 
 
-def conv_stack(spec, plan, act, norm, pool):
+def conv_stack(channels, side, plan, act, norm, pool):
     """Convolution, norm, activation and perhaps a pool by 2, for each row (width, kernel, padding, pooled) of `plan`.
 
-    Returns the layers, the channels of the last map and its side in pixels.
+    channels, side: of the images. Returns the layers, the channels of the last map and its side in pixels.
     """
-    layers, channels, side = [], spec.channels, spec.size
+    layers = []
     for i, (width, kernel, padding, pooled) in enumerate(plan):
         if i == 0 and side == 28:
             padding += 2  # the 28 pixels of MNIST are padded to 32, as DC does, so that they halve five times
@@ -147,7 +147,7 @@ class ConvNet(nn.Module):
     def __init__(self, spec, width=128, depth=3, act="relu", norm="instance", pool="avg", plan=None, hidden=()):
         super().__init__()
         plan = [(width, 3, 1, True)] * depth if plan is None else plan
-        self.features, channels, side = conv_stack(spec, plan, act, norm, pool)
+        self.features, channels, side = conv_stack(spec.channels, spec.size, plan, act, norm, pool)
         sizes = (channels * side * side, *hidden)
         self.hidden = nn.Sequential()
         for before, after in pairwise(sizes):
@@ -196,8 +196,9 @@ class ResidualBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 for small images: 3x3 stem without a pool, four stages, average over the map. (B, C, H, W) -> (B, K).
 
-    average: average pooling in place of strided convolutions. D is 512; 11,173,962 parameters for 10 classes.
-    arXiv 1512.03385, 2006.05929.
+    D is 512; 11,173,962 parameters for 10 classes. average: average pooling in place of strided convolutions, and the
+    whole map, 4x4 at 32 pixels, goes to the classifier: D is 512 * (H / 8)^2; 11,250,762 parameters for 10 classes at
+    32 pixels. arXiv 1512.03385, 2006.05929.
     """
 
     modality = "image"
@@ -212,11 +213,13 @@ class ResNet18(nn.Module):
                 layers.append(ResidualBlock(before, after, stride, side, norm, average))
                 before, side = after, layers[-1].side
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before, spec.num_classes)
+        self.average = average
+        self.classifier = nn.Linear(before * (side * side if average else 1), spec.num_classes)
 
     def embed(self, x):
-        """(B, C, H, W) -> (B, 512)."""
-        return self.features(x).mean((2, 3))
+        """(B, C, H, W) -> (B, D), what the classifier sees."""
+        maps = self.features(x)
+        return maps.flatten(1) if self.average else maps.mean((2, 3))
 
     def forward(self, x):
         return self.classifier(self.embed(x))
@@ -231,6 +234,20 @@ class MeanOverTime(nn.Module):
 
     def forward(self, x):
         return x.mean(1)
+
+
+class WeightsOverTime(nn.Module):
+    """(B, T, F) -> (B, F): a weighted sum of the frames, with a weight for each feature and frame, and a bias for each
+    feature. Both start as standard normal numbers, as published. T is fixed."""
+
+    def __init__(self, features, frames):
+        super().__init__()
+        self.size = features
+        self.weight = nn.Parameter(torch.randn(frames, features))
+        self.bias = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        return (x * self.weight).sum(1) + self.bias
 
 
 class MLPOverTime(nn.Module):
@@ -250,27 +267,36 @@ class MLPOverTime(nn.Module):
 
 
 class RecurrentOverTime(nn.Module):
-    """(B, T, F) -> (B, size): the last hidden state of one recurrent layer, for any T.
+    """(B, T, F) -> (B, size): one recurrent layer, for any T. Its hidden state after the last frame or, with average,
+    the mean of those after each frame.
 
     cell: nn.RNNCell, nn.LSTMCell or nn.GRUCell. It is stepped here, and not by nn.RNN, nn.LSTM and nn.GRU, because
     cuDNN's recurrent layers have no second derivative, which trajectory matching needs, and no first one in eval mode.
-    Weights, initial draw and output are the same.
+    Weights, initial draw and output are the same. size: 128, or with share F / share.
     """
 
-    def __init__(self, features, frames, cell, size=128):
+    def __init__(self, features, frames, cell, share=None, average=False):
         super().__init__()
-        self.size = size
-        self.cell = cell(features, size)
+        self.size = features // share if share else 128
+        self.average = average
+        self.cell = cell(features, self.size)
 
     def forward(self, x):
-        state = None
+        state, outputs = None, []
         for frame in x.unbind(1):
             state = self.cell(frame, state)
-        return state[0] if isinstance(state, tuple) else state  # an LSTM's state is (hidden, cell)
+            outputs.append(state[0] if isinstance(state, tuple) else state)  # an LSTM's state is (hidden, cell)
+        return torch.stack(outputs).mean(0) if self.average else outputs[-1]
 
 
-OVER_TIME = {
+PUBLISHED_OVER_TIME = {
     "Mean": MeanOverTime,
+    "MLP": WeightsOverTime,
+    "RNN": partial(RecurrentOverTime, cell=nn.RNNCell, share=8, average=True),
+    "LSTM": partial(RecurrentOverTime, cell=nn.LSTMCell, share=1, average=True),
+    "GRU": partial(RecurrentOverTime, cell=nn.GRUCell, share=8, average=True),
+}
+SMALL_OVER_TIME = {  # our own: 128 numbers a clip, so that few bytes and little time are enough
     "MLP": MLPOverTime,
     "RNN": partial(RecurrentOverTime, cell=nn.RNNCell),
     "LSTM": partial(RecurrentOverTime, cell=nn.LSTMCell),
@@ -279,22 +305,27 @@ OVER_TIME = {
 
 
 class VideoConvNet(nn.Module):
-    """The depth-3 ConvNet on each frame, then `over_time` (a key of OVER_TIME), then a linear classifier.
+    """The depth-3 ConvNet on each frame, then `over_time`, then a linear classifier. (B, T, C, H, W) -> (B, K).
 
-    (B, T, C, H, W) -> (B, K). D is 128 for MLP, RNN, LSTM and GRU; for Mean it is width * (H / 8)^2.
+    over_time: makes of (features of a frame F, frames T) a module (B, T, F) -> (B, D) with D as `size`; F is
+    width * (H / 8)^2. side: of larger clips only the central side x side pixels are seen (published: 64).
     arXiv 2312.00362.
     """
 
     modality = "video"
 
-    def __init__(self, spec, over_time, width=128):
+    def __init__(self, spec, over_time, width=128, side=None):
         super().__init__()
-        self.features, channels, side = conv_stack(spec, [(width, 3, 1, True)] * 3, "relu", "instance", "avg")
-        self.over_time = OVER_TIME[over_time](channels * side * side, spec.frames)
+        self.side = min(side or spec.size, spec.size)
+        plan = [(width, 3, 1, True)] * 3
+        self.features, channels, side = conv_stack(spec.channels, self.side, plan, "relu", "instance", "avg")
+        self.over_time = over_time(channels * side * side, spec.frames)
         self.classifier = nn.Linear(self.over_time.size, spec.num_classes)
 
     def embed(self, x):
         """(B, T, C, H, W) -> (B, D), what the classifier sees."""
+        begin = (x.shape[-1] - self.side) // 2
+        x = x.narrow(3, begin, self.side).narrow(4, begin, self.side)
         frames = self.features(x.flatten(0, 1)).flatten(1)  # (B * T, F)
         return self.over_time(frames.unflatten(0, x.shape[:2]))
 
@@ -317,11 +348,15 @@ NETWORKS = {
     "ConvNet3DD2": partial(ConvNet3D, depth=2),
     "ConvNet3DD2W16": partial(ConvNet3D, depth=2, width=16),
     "ConvNet3DD2W32": partial(ConvNet3D, depth=2, width=32),
-    **{f"VideoConvNet{name}": partial(VideoConvNet, over_time=name) for name in OVER_TIME},
-    **{f"VideoConvNet{name}W32": partial(VideoConvNet, over_time=name, width=32) for name in OVER_TIME},
+    **{f"VideoConvNet{name}": partial(VideoConvNet, over_time=layer, side=64)
+       for name, layer in PUBLISHED_OVER_TIME.items()},
+    **{f"VideoConvNet{name}_small": partial(VideoConvNet, over_time=layer) for name, layer in SMALL_OVER_TIME.items()},
+    "VideoConvNetMeanW32": partial(VideoConvNet, over_time=MeanOverTime, width=32),
+    **{f"VideoConvNet{name}W32": partial(VideoConvNet, over_time=layer, width=32)
+       for name, layer in SMALL_OVER_TIME.items()},
     "MLP": partial(ConvNet, plan=(), hidden=(128, 128)),
     "ConvNet": ConvNet,
-    **{f"ConvNetD{depth}": partial(ConvNet, depth=depth) for depth in (1, 2, 3, 4)},
+    **{f"ConvNetD{depth}": partial(ConvNet, depth=depth) for depth in range(1, 9)},
     **{f"ConvNetW{width}": partial(ConvNet, width=width) for width in (32, 64, 128, 256)},
     **{f"ConvNetD{depth}W32": partial(ConvNet, depth=depth, width=32) for depth in (2, 3, 4)},
     "ConvNetAS": partial(ConvNet, act="sigmoid"),

@@ -28,11 +28,12 @@ class Data(NamedTuple):
 
 
 def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
-                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None):
+                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None, protocol="standard"):
     """The training and test clips of a data set, from the cache, which is made if it is not there.
 
     frames, im_size, view, split (which of the official ones), split_file, classes: as `get_spec` takes them.
-    skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips.
+    skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips. protocol: of the
+    run, which is told where the published one trained on other clips.
     """
     spec = get_spec(name, frames, im_size, view, split, split_file, classes)
     if spec.make:
@@ -48,6 +49,11 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
     if official and here != official:
         print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
               f"has {official[0]} and {official[1]}", file=sys.stderr)
+    published, command = PROTOCOLS[protocol].train_clips.get(name.removeprefix("single").removeprefix("static"), here)
+    if published != here[0] and here == official and spec.fold == 1:
+        print(f"note: {name} has the {here[0]} training clips of the official split here; the published numbers, as "
+              f"--protocol {protocol} means to give them, were made with {published}: {command} writes that split",
+              file=sys.stderr)
     return Data(spec, *splits)
 
 
@@ -196,17 +202,18 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
     rules = PROTOCOLS[protocol]
     network.eval()
     forward = in_precision(network, dtype)
-    k = clips.spec.num_classes
+    k, batches = clips.spec.num_classes, rules.test_batches(clips.labels, batch_size)
+    labels = clips.labels[torch.cat(batches)]
     loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
     for index in range(passes or rules.test_passes):
         generator = make_generator(seed, "test", index) if rules.random_test else None
         logits = torch.cat([forward(rules.evaluation(clips.get(batch, generator, device)))
-                            for batch in torch.arange(len(clips)).split(batch_size)]).cpu()
-        loss += F.cross_entropy(logits, clips.labels, reduction="sum").item()
+                            for batch in batches]).cpu()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
         ranked = logits.topk(min(5, k), dim=1).indices
-        top5 += (ranked == clips.labels[:, None]).sum().item()
-        hits += torch.bincount(clips.labels[ranked[:, 0] == clips.labels], minlength=k)
-        counts += torch.bincount(clips.labels, minlength=k)
+        top5 += (ranked == labels[:, None]).sum().item()
+        hits += torch.bincount(labels[ranked[:, 0] == labels], minlength=k)
+        counts += torch.bincount(labels, minlength=k)
     if not math.isfinite(loss):
         raise ValueError("a network gives values that are not finite, so it has no score: its training diverged; lower "
                          "its learning rate (--lr_net; of experts --lr_teacher), or that of the set it was trained on")

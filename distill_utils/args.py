@@ -310,7 +310,7 @@ def data_settings(args):
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
             "im_size": args.im_size, "split": args.split, "split_file": args.split_file, "classes": args.classes,
             "preload": args.preload, "num_workers": args.num_workers, "skip_missing": args.skip_missing,
-            "clips_on": args.clips_on}
+            "clips_on": args.clips_on, "protocol": args.protocol}
 
 
 def eval_settings(args, device, syn_lr=None):

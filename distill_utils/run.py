@@ -42,12 +42,13 @@ class Run:
     A folder that already holds a run (a checkpoint or a result) is refused unless `--resume` or `--overwrite` is given,
     and one that another process is working on in any case. parser: of the arguments; it knows which of them may change
     when the run goes on. name: where --name says none. folder: name of the folder in place of the method's. Files that
-    flags name may move between a run and its continuation, and their content may not change.
+    flags name may move between a run and its continuation, and their content may not change. report_best: as the
+    protocol has it, if not given.
     """
 
-    def __init__(self, parser, args, method, name, folder=None):
+    def __init__(self, parser, args, method, name, folder=None, report_best=None):
         self.parser, self.args, self.method = parser, vars(args), method
-        self.rules = PROTOCOLS[args.protocol]
+        self.report_best = PROTOCOLS[args.protocol].report_best if report_best is None else report_best
         name = args.name or name
         if Path(name).name != name or name in (".", ".."):      # a path would lead out of the folder of the method
             raise ValueError(f"--name {name!r} is not a name for one folder: leave out slashes and dots alone, and say "
@@ -342,7 +343,7 @@ class Run:
     def reported_iteration(self, networks):
         """The last evaluated iteration, or as some protocols have it the best on the test split."""
         evaluated = self.evaluated(networks)
-        if not self.rules.report_best:
+        if not self.report_best:
             return evaluated[-1]
         return max(evaluated, key=lambda it: self.scores(it, networks[0])["top1_mean"])
 

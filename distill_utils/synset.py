@@ -258,6 +258,10 @@ class StaticDynamicSet(nn.Module):
             may_change(group.add_argument(      # but not its content
                 "--path_static", help="file of the static images: the synset.safetensors of distill_DC.py, or a .pt "
                 "file; if not given, they start as frames of real clips"))
+            may_change(group.add_argument(
+                "--static_init", choices=("file", "real"), help="what the static images start from: the file of "
+                "--path_static, or frames of real clips. Only says which is meant: it may be left out, and the "
+                "launchers look for a static memory unless it is real"))
             group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
 
     @classmethod
@@ -273,9 +277,13 @@ class StaticDynamicSet(nn.Module):
                          args.hal_mode,
                          given.get("hal_init", "identity"), given.get("dynamic_init", "real"),
                          not given.get("no_train_static"))
+        if given.get("static_init") and (args.static_init == "file") != bool(args.path_static):
+            raise ValueError(f"--static_init {args.static_init} and " + (
+                f"--path_static {args.path_static} contradict each other: leave out one of them" if args.path_static
+                else "no --path_static: give --path_static FILE, or --static_init real"))
         if given.get("path_static"):
             synset.static.data, synset.has_static = load_static(args.path_static, spec, args.spc), True
-        elif "path_static" in given:
+        elif "path_static" in given and args.static_init != "real":
             print("note: no --path_static FILE, so the static images start as frames of real clips; distill_DC.py "
                   "makes a static memory", file=sys.stderr)
         return synset

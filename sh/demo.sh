@@ -16,9 +16,9 @@ case "${1:-}$#" in
     -*) echo "unknown flag $1: bash sh/demo.sh [--full] [folder of the results]" >&2; exit 2 ;;
     *[!01]) echo "one folder of the results, please: bash sh/demo.sh [--full] [folder]" >&2; exit 2 ;;
 esac
-if [ -n "${DRY_RUN:-}" ]; then PYTHON=python; else setup requirements.txt; fi
+if [ -n "$DRY_RUN" ]; then PYTHON=python; else setup requirements.txt; fi
 OUT=${1:-$ROOT/result/demo${FULL:+_full}}
-[ -n "${DRY_RUN:-}" ] || { mkdir -p "$OUT"; OUT=$(cd "$OUT" && pwd); }
+[ -n "$DRY_RUN" ] || { mkdir -p "$OUT"; OUT=$(cd "$OUT" && pwd); }
 cd "$ROOT"
 CORES=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
@@ -26,7 +26,7 @@ export OMP_NUM_THREADS=$((CORES > 1 ? CORES / 2 : 1)) CUDA_VISIBLE_DEVICES=
 # ---- one command ----
 
 run() {         # run SCRIPT FLAGS...
-    if [ -n "${DRY_RUN:-}" ]; then printf '%q ' "$PYTHON" "$@" --dataset MotionDigits; echo; return; fi
+    if [ -n "$DRY_RUN" ]; then printf '%q ' "$PYTHON" "$@" --dataset MotionDigits; echo; return; fi
     echo "== $*" >&2
     "$PYTHON" "$@" --dataset MotionDigits
 }
@@ -91,7 +91,7 @@ full_lane() {
 
 lane=${FULL:+full}
 lane=${lane:-short}
-if [ -n "${DRY_RUN:-}" ]; then
+if [ -n "$DRY_RUN" ]; then
     for number in 1 2; do echo "# lane $number"; "${lane}_$number"; done
     exit 0
 fi

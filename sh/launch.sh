@@ -1,5 +1,8 @@
 # Sourced by the launchers. `launch GPUS SCRIPT ARGUMENT...` runs a script of the repository on the CUDA devices GPUS, such
-# as 0 or 0,1,2,3, or on the CPU where GPUS is cpu. DRY_RUN=1 prints the command in place of running it.
+# as 0 or 0,1,2,3, or on the CPU where GPUS is cpu. Where CUDA_VISIBLE_DEVICES is set, as in a job of SLURM, the numbers
+# count within it. `launch_dynamic` is the same for the dynamic stage: it starts from the static memory that sh/static/DC.sh
+# made, unless --path_static or --static_init says otherwise. DRY_RUN=1 prints the command in place of running it.
+# Launchers run anywhere: results and experts go to result/ and buffers/ of the repository, if no flag says otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage() {   # usage NEEDED GIVEN TEXT: prints the text and ends unless at least NEEDED arguments were GIVEN
@@ -8,19 +11,51 @@ usage() {   # usage NEEDED GIVEN TEXT: prints the text and ends unless at least 
     exit 2
 }
 
-launch() {
-    local gpus=$1 script=$2 command
-    shift 2
+find_any_python() {
     find_python requirements.txt || {
         echo "note: neither the active Python nor $ROOT/.venv satisfies requirements.txt; pip install -r $ROOT/requirements.txt" >&2
         PYTHON=python3
     }
+}
+
+visible_devices() {     # visible_devices GPUS: what CUDA_VISIBLE_DEVICES is to be for a run on them
+    local IFS=, number entry visible=() chosen=()
+    if [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$1"; return; fi
+    for entry in ${CUDA_VISIBLE_DEVICES// /}; do
+        [[ "$entry" == -* ]] && break       # CUDA reads no further than a negative number
+        visible+=("$entry")
+    done
+    for number in $1; do
+        number=$((10#$number))
+        if [ "$number" -ge "${#visible[@]}" ]; then
+            echo "GPUS $1 asks for device $number, counted from 0, but CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES'," \
+                "which shows ${#visible[@]}: give smaller numbers or cpu, or unset CUDA_VISIBLE_DEVICES" >&2
+            return 2
+        fi
+        chosen+=("${visible[$number]}")
+    done
+    echo "${chosen[*]}"
+}
+
+launch() {
+    local gpus=$1 script=$2 command
+    shift 2
+    find_any_python
     command=("$PYTHON" "$ROOT/$script" "$@")
     case "$gpus" in
         cpu) command=(env CUDA_VISIBLE_DEVICES= "${command[@]}" --device cpu) ;;
         *[!0-9,]* | "" | ,* | *, | *,,*) echo "GPUS must be cpu or numbers such as 0 or 0,1,2,3, not '$gpus'" >&2; exit 2 ;;
-        *) command=(env "CUDA_VISIBLE_DEVICES=$gpus" "${command[@]}" --device cuda) ;;
+        *)
+            gpus=$(visible_devices "$gpus") || exit 2
+            command=(env "CUDA_VISIBLE_DEVICES=$gpus" "${command[@]}" --device cuda) ;;
     esac
-    if [ -n "${DRY_RUN:-}" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
+    if [ -n "$DRY_RUN" ]; then printf '%q ' "${command[@]}"; echo; exit 0; fi
     exec "${command[@]}"
+}
+
+launch_dynamic() {
+    local static
+    find_any_python
+    static=$("$PYTHON" "$ROOT/sh/static_memory.py" "$@") || exit 1
+    launch "$@" ${static:+--path_static "$static"}
 }

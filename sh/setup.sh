@@ -1,5 +1,6 @@
 # Sourced by the other scripts here: `find_python FILE` and `setup FILE` leave in $PYTHON an interpreter that satisfies the
 # requirements FILE: the active one if it does, otherwise that of .venv beside the code, which `setup` makes, once.
+[ "${DRY_RUN:-0}" != 0 ] || DRY_RUN=    # DRY_RUN=0 is no dry run
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 satisfies() {   # satisfies PYTHON FILE: exit status 0 if every requirement of the file is installed in range

@@ -76,6 +76,20 @@ def test_an_expert_is_what_training_on_the_real_clips_gives(run_here, few_digits
         torch.testing.assert_close(parameter.detach(), kept)
 
 
+@pytest.mark.parametrize("protocol,cut", [("standard", 25), ("paper", 27)])
+def test_decay_cuts_the_rate_where_the_protocol_has_it(protocol, cut, run_here, few_digits, tmp_path, monkeypatch):
+    """Of 50 epochs: with each other rate the weights after the cut would differ, and before it not."""
+    import utils
+    rates = []
+    monkeypatch.setattr(utils, "make_step", lambda network, optimizer, dtype: optimizer)
+    monkeypatch.setattr(utils, "train_epoch", lambda network, batches, step: rates.append(
+        step.param_groups[0]["lr"]) or 0)
+    monkeypatch.setattr(utils, "evaluate", lambda *args, **kwargs: utils.EvalResult(0, 0, 0, torch.zeros(10)))
+    flags = ("--num_experts", 1, "--train_epochs", 50, "--keep_epochs", "all", "--decay", "--protocol", protocol)
+    run_here("buffer.py", *command(few_digits, tmp_path, *flags))
+    assert rates == pytest.approx([0.01] * cut + [0.001] * (50 - cut))
+
+
 def test_more_experts_later_leave_the_first_ones_and_all_epochs_are_kept_on_request(
         run_here, few_digits, few_experts, tmp_path):
     run_here("buffer.py", *command(few_digits, tmp_path, "--num_experts", 1))

@@ -139,6 +139,9 @@ def test_unknown_name_lists_the_choices():
         ("LeNet", 32, 62_006, 84),
         ("VGG11BN", 32, 9_231_114, 512),
         ("ResNet18BN", 32, 11_173_962, 512),
+        ("ResNet18BN_AP", 32, 11_250_762, 8192),
+        ("ConvNetD5", 112, 606_730, 1152),
+        ("ConvNetD7", 128, 892_170, 128),
     ],
 )
 def test_known_sizes_of_image_networks(name, size, parameters, features):
@@ -153,6 +156,58 @@ def test_resnet_knows_the_side_of_its_maps(name):
     for size in (9, 28, 112):  # its norm layers are chosen by it
         net, x = meta(name, make_spec(size=size))
         assert net.features(x).shape[-1] == net.features[-1].side
+
+
+@pytest.mark.parametrize("name", ["ResNet18_AP", "ResNet18BN_AP"])
+def test_the_classifier_of_resnet18_ap_sees_the_whole_map(name):
+    net, x = make(name, make_spec()).eval(), make_batch(name, make_spec())
+    with torch.no_grad():
+        maps = net.features(x)
+        assert maps.shape == (2, 512, 4, 4) and torch.equal(net.embed(x), maps.flatten(1))
+        assert torch.equal(net(x), F.linear(maps.flatten(1), net.classifier.weight, net.classifier.bias))
+
+
+# Networks per frame
+
+
+@pytest.mark.parametrize("frames, size", [(8, 64), (16, 64), (16, 112)])
+@pytest.mark.parametrize("kind, parameters, features", [
+    ("GRU", 28_668_466, 1024), ("RNN", 9_790_002, 1024), ("LSTM", 537_645_618, 8192), ("Mean", 709_170, 8192)])
+def test_networks_per_frame_have_the_published_sizes(kind, parameters, features, frames, size):
+    net, x = meta(f"VideoConvNet{kind}", make_spec(frames, size, num_classes=50))
+    assert count(net) == parameters and net.embed(x).shape == (2, features)
+
+
+@pytest.mark.parametrize("frames, parameters", [(16, 848_434), (8, 782_898)])
+def test_the_published_mlp_has_a_weight_for_each_feature_and_frame(frames, parameters):
+    net, x = meta("VideoConvNetMLP", make_spec(frames, 112, num_classes=50))     # published: 16 frames
+    assert count(net) == parameters and net.embed(x).shape == (2, 8192)
+    small = make_spec(frames=3, size=16)
+    net, x = make("VideoConvNetMLP", small), make_batch("VideoConvNetMLP", small)
+    with torch.no_grad():
+        frames = torch.stack([net.features(x[:, t]).flatten(1) for t in range(3)])
+        weighted = sum(weights * frame for weights, frame in zip(net.over_time.weight, frames, strict=True))
+        torch.testing.assert_close(net.embed(x), weighted + net.over_time.bias)
+    weights = net.over_time.weight.detach()
+    assert float(weights.std()) == pytest.approx(1, abs=0.1) and abs(float(weights.mean())) < 0.1
+
+
+@pytest.mark.parametrize("name", [f"VideoConvNet{kind}" for kind in networks.PUBLISHED_OVER_TIME])
+def test_published_networks_per_frame_see_the_central_64_pixels(name):
+    if name == "VideoConvNetLSTM":
+        pytest.skip("two gigabytes of weights; it is cropped as the others are")
+    larger, central = make_spec(2, 72, channels=1), make_spec(2, 64, channels=1)
+    net, same = make(name, larger).eval(), make(name, central).eval()
+    x = make_batch(name, larger)
+    with torch.no_grad():
+        assert torch.equal(net(x), same(x[..., 4:68, 4:68]))
+        assert torch.equal(net.embed(x), same.embed(x[..., 4:68, 4:68]))
+
+
+def test_our_own_networks_per_frame_see_the_whole_clip():
+    for name in (name for name in VIDEO if "VideoConvNet" in name and name.endswith(("_small", "W32"))):
+        net, x = meta(name, make_spec(2, 72))
+        assert net.features(x.flatten(0, 1)).shape[-1] == 9 and net.side == 72
 
 
 # ConvNet3D
@@ -209,17 +264,21 @@ def test_widths_scale_alike():
 # What the matching methods ask of a network
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_recurrent_features_are_torchs_own(kind):
-    spec = make_spec(frames=5)
-    net = make(f"VideoConvNet{kind}W32", spec)
+@pytest.mark.parametrize("name", [f"VideoConvNet{kind}{ours}" for kind in ("RNN", "LSTM", "GRU")
+                                  for ours in ("", "_small", "W32")])
+def test_recurrent_features_are_torchs_own(name):
+    spec = make_spec(frames=5, size=16)
+    net = make(name, spec)
     cell = net.over_time.cell
+    kind = type(cell).__name__.removesuffix("Cell")
     whole = getattr(nn, kind)(cell.input_size, cell.hidden_size, batch_first=True)
     whole.load_state_dict({f"{key}_l0": value for key, value in cell.state_dict().items()})
-    x = make_batch("VideoConvNetGRU", spec)
+    x = make_batch(name, spec)
     with torch.no_grad():
         frames = torch.stack([net.features(x[:, t]).flatten(1) for t in range(5)], 1)
-        torch.testing.assert_close(net.embed(x), whole(frames)[0][:, -1])
+        outputs = whole(frames)[0]
+        published = name.endswith(kind)
+        torch.testing.assert_close(net.embed(x), outputs.mean(1) if published else outputs[:, -1])
 
 
 def second_derivative(name, device):
@@ -230,7 +289,8 @@ def second_derivative(name, device):
     return torch.autograd.grad(sum(g.square().sum() for g in grads), x)[0]
 
 
-MATCHED = ["ConvNet3DW16", "ConvNetD4W32"] + [f"VideoConvNet{k}W32" for k in ("Mean", "MLP", "RNN", "LSTM", "GRU")]
+MATCHED = ["ConvNet3DW16", "ConvNetD4W32"] + [f"VideoConvNet{kind}{ours}" for ours in ("W32", "")
+                                              for kind in ("Mean", "MLP", "RNN", "LSTM", "GRU")]
 
 
 @pytest.mark.parametrize("name", MATCHED)

@@ -913,7 +913,7 @@ def test_output_that_nobody_reads_or_cannot_show_ends_no_run(tmp_path):
 
 def bare(protocol="standard"):
     run = Run.__new__(Run)
-    run.rules = PROTOCOLS[protocol]
+    run.report_best = PROTOCOLS[protocol].report_best
     run.args, run.history = {"protocol": protocol, "num_eval": 2}, [
         {"iteration": it, "network": "N", "number": i, "top1": top1, "top5": 0.9, "loss": 1.0, "per_class": [top1, 1.0]}
         for it, values in ((0, (0.1, 0.2)), (5, (0.5, 0.7, 0.9)), (10, (0.3, 0.5))) for i, top1 in enumerate(values)]
@@ -949,6 +949,18 @@ def test_a_start_that_stays_the_best_is_named_the_start(script, monkeypatch, cap
     assert (result["iteration"], result["top1_mean"]) == (0, 0.5) and result["is_start"] and not result["below_start"]
     assert "no set that was trained scores above the start" in capsys.readouterr().err
     assert "(the start itself)" in summarize.table([result | {"seconds": 1, "distill_seconds": 1}])
+
+
+@pytest.mark.parametrize("method", ["DC", ("DC", "pixels")])
+def test_dc_keeps_its_last_iteration_whatever_the_test_split_says(method, script, monkeypatch):
+    """A static memory that was chosen on the test split would hand what it knows of it to all that is made with it."""
+    tops = iter([0.5, 0.75, 0.25])
+    monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
+        next(tops), 1.0, 1.0, torch.zeros(10)))
+    folder = script(method, "x", "--protocol", "paper", Iteration=2, eval_it=1)
+    result = content(folder)[1]
+    assert (result["iteration"], result["top1_mean"]) == (2, 0.25)
+    assert load_synset(folder / "synset.safetensors")[1]["iteration"] == 2
 
 
 def test_a_set_that_was_removed_is_missed(script):

@@ -189,6 +189,13 @@ def test_help_has_the_flags_of_the_set(module, kind, monkeypatch, capsys):
     assert (f"--{SETS[kind].clips_flag} " in shown or f"--{SETS[kind].clips_flag}," in shown)
 
 
+def test_real_frames_as_static_images_are_noted_unless_they_are_asked_for(parse, capsys):
+    for words, noted in (([], True), (["--static_init", "real"], False)):
+        args = parse(importlib.import_module("distill_s2d_DM"), words)
+        synset = SETS["s2d"].from_args(args, flags.spec_of(args))
+        assert not synset.has_static and ("no --path_static FILE" in capsys.readouterr().err) == noted
+
+
 BAD = {
     "set": ("distill_DM.py", ["--set", "voxels"], "--set: invalid choice: 'voxels' .*choose from .*pixels.*still.*s2d"),
     "set of a pair": ("distill_s2d_DM.py", ["--set", "pixels"], "--set: invalid choice: 'pixels' .*choose from .*s2d"),
@@ -206,6 +213,9 @@ BAD = {
     "memories": ("distill_s2d_DM.py", ["--vpc", 2, "--dpc", 3], "--dpc 3 cannot be shared by --vpc 2"),
     "static file": ("distill_s2d_DM.py", ["--path_static", "absent.pt"], "no static memory at --path_static absent.pt"),
     "static shape": ("distill_s2d_DM.py", ["--path_static", "static.pt"], r"\(10, 3, 32, 32\).*\(20, 3, 32, 32\)"),
+    "static of no file": ("distill_s2d_DM.py", ["--static_init", "file"], "--static_init file and no --path_static"),
+    "static of two": ("distill_s2d_DM.py", ["--static_init", "real", "--path_static", "static.pt"],
+                      "--static_init real and --path_static static.pt contradict each other"),
     "features": ("distill_coreset.py", ["--method", "herding"], "--train_epochs N, --pretrained_path FILE"),
     "weights": ("distill_coreset.py", ["--method", "herding", "--pretrained_path", "other.safetensors"],
                 "--pretrained_path other.safetensors is not a state dict of ConvNet3D"),

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import distill_DM
 import utils
 from conftest import NET
-from distill_utils.args import check_args
+from distill_utils import check
+from distill_utils.args import check_args, data_settings
 from distill_utils.augment import parse
 from distill_utils.dataset import DATASETS, get_spec
 from distill_utils.seeds import make_generator, seeded
@@ -81,8 +83,9 @@ def test_standard_predictions_do_not_depend_on_the_rest_of_the_batch(tiny, netwo
     results = [evaluate(network, tiny.test, batch_size=size) for size in (1, 11, 30)]
     assert len({(r.top1, r.top5) for r in results}) == 1
     assert results[0].loss == pytest.approx(results[2].loss, rel=1e-5)
-    paper = [evaluate(network, tiny.test, batch_size=size, protocol="paper").loss for size in (3, 30)]
-    assert paper[0] != pytest.approx(paper[1], rel=1e-5)     # the published way does depend on it
+    clips = tiny.test.get(range(30))
+    paper = PROTOCOLS["paper"].evaluation
+    assert not torch.allclose(paper(clips)[:9], paper(clips[:9]))       # the published way does depend on it
 
 
 def test_standard_tests_the_centre_clip_once_and_paper_random_clips_three_times(tiny, network, monkeypatch):
@@ -99,6 +102,47 @@ def test_standard_tests_the_centre_clip_once_and_paper_random_clips_three_times(
     calls.clear()
     evaluate(network, tiny.test, protocol="paper")
     assert [n for n, _ in calls] == [30, 30, 30] and all(generator is not None for _, generator in calls)
+
+
+def test_paper_tests_64_clips_at_a_time_class_by_class_in_any_order(digit_data, network, monkeypatch):
+    """As a batch is standardised as a whole, its clips decide what a network sees."""
+    one_by_one = copy.copy(digit_data.test)     # a clip of each class, then the next of each
+    turn = torch.cat([torch.arange(n) for n in torch.bincount(one_by_one.labels)])
+    order = turn[one_by_one.labels.argsort(stable=True).argsort()].argsort(stable=True)
+    one_by_one.labels, one_by_one.first, one_by_one.counts = (
+        values[order] for values in (one_by_one.labels, one_by_one.first, one_by_one.counts))
+    assert sorted(one_by_one.labels[:10].tolist()) == list(range(10))
+    seen, get = [], type(one_by_one).get
+
+    def record(self, indices, *args, **kwargs):
+        seen.append(self.labels[indices].tolist())
+        return get(self, indices, *args, **kwargs)
+
+    monkeypatch.setattr(type(one_by_one), "get", record)
+    result = evaluate(network, one_by_one, batch_size=7, protocol="paper", passes=1)
+    assert [len(labels) for labels in seen] == [64] * 6 + [36] and sum(seen, []) == sorted(one_by_one.labels.tolist())
+    seen.clear()
+    listed = evaluate(network, digit_data.test, batch_size=256, protocol="paper", passes=1)
+    assert result.loss == listed.loss and torch.equal(result.per_class, listed.per_class)
+    seen.clear()
+    evaluate(network, one_by_one, batch_size=200)
+    assert [len(labels) for labels in seen] == [200, 200, 20] and sum(seen, []) == one_by_one.labels.tolist()
+
+
+def test_a_run_is_told_where_the_published_one_trained_on_other_clips(digits, few_digits, monkeypatch, capsys, parse):
+    published, command = PROTOCOLS["paper"].train_clips["HMDB51"]
+    assert published == 5236 and DATASETS["HMDB51"].clips[1][0] == 3570
+    assert command.startswith("python -m distill_utils.check ") and parse(check, command.split()[3:]).train == "all"
+    assert data_settings(parse(distill_DM, ["--protocol", "paper"]))["protocol"] == "paper"
+    paper = PROTOCOLS["paper"]._replace(train_clips={"MotionDigits": (600, "make them")})
+    monkeypatch.setitem(PROTOCOLS, "paper", paper)
+    for path, name, protocol, told in (
+            (digits, "MotionDigits", "paper", True), (digits, "singleMotionDigits", "paper", True),
+            (digits, "MotionDigits", "standard", False), (few_digits, "MotionDigits", "paper", False)):
+        utils.get_dataset(name, path, protocol=protocol)
+        said = capsys.readouterr().err
+        assert ("make them writes that split" in said) == told
+        assert not told or f"{name} has the 540 training clips" in said and "with 600:" in said
 
 
 def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, network):

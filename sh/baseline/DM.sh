@@ -7,4 +7,4 @@ GPU=$1 DATASET=$2 LR=$3 IPC=$4
 shift 4
 launch "$GPU" distill_DM.py --dataset "$DATASET" --ipc "$IPC" --lr_img "$LR" --init real --momentum 0.5 --batch_real 64 \
     --Iteration 5000 --eval_it 500 --num_eval 5 --epoch_eval_train 500 --lr_net 0.01 --model ConvNet3D --eval_mode SS \
-    --preload --protocol paper "$@"
+    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"

@@ -9,4 +9,5 @@ shift 4
 FEATURES=(--train_epochs 50)
 [ "$METHOD" = random ] && FEATURES=()
 launch "$GPU" distill_coreset.py --dataset "$DATASET" --method "$METHOD" --ipc "$IPC" ${FEATURES[@]+"${FEATURES[@]}"} --model ConvNet3D \
-    --eval_mode SS --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 --protocol paper "$@"
+    --eval_mode SS --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 \
+    --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"

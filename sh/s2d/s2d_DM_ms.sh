@@ -3,10 +3,11 @@
 # The static memory is made by: bash sh/static/DC.sh GPU DATASET 2
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch.sh"
-usage 4 $# "bash sh/s2d/s2d_DM_ms.sh GPUS DATASET LR_DYNAMIC LR_HAL --path_static FILE [flags of distill_s2d_DM.py]    e.g. bash sh/s2d/s2d_DM_ms.sh 0,1,2,3 miniUCF101 1e-4 1e-5 --path_static static.pt"
+usage 4 $# "bash sh/s2d/s2d_DM_ms.sh GPUS DATASET LR_DYNAMIC LR_HAL [flags of distill_s2d_DM.py]    e.g. bash sh/s2d/s2d_DM_ms.sh 0,1,2,3 miniUCF101 1e-4 1e-5"
 GPUS=$1 DATASET=$2 LR_DYNAMIC=$3 LR_HAL=$4
 shift 4
-launch "$GPUS" distill_s2d_DM.py --dataset "$DATASET" --vpc 1 --spc 2 --dpc 2 --lr_dynamic "$LR_DYNAMIC" --lr_hal "$LR_HAL" \
-    --no_train_static --hal_init published --dynamic_init noise --momentum 0.95 --batch_real 64 --Iteration 5000 \
+launch_dynamic "$GPUS" distill_s2d_DM.py --dataset "$DATASET" --vpc 1 --spc 2 --dpc 2 \
+    --lr_dynamic "$LR_DYNAMIC" --lr_hal "$LR_HAL" --no_train_static --hal_init published --dynamic_init noise \
+    --momentum 0.95 --batch_real 64 --Iteration 5000 \
     --eval_it 400 --startIt 400 --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 --model ConvNet3D --eval_mode SS \
-    --preload --protocol paper "$@"
+    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"
