@@ -226,7 +226,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
     ("folder,label,split", ROWS, r"must have the columns folder_name,label,split.*it has \['folder', .*mend it"),
     ("folder_name,label,split", [], "at least one clip; it has no clip"),
     ("folder_name,label,split", [*ROWS, ("Up_train_0", "Sideways", "train")], "label 'Sideways'.*of another data set"),
-    ("folder_name,label,split", [*ROWS, ("more",)], "label None .clip 'more'"),
+    ("folder_name,label,split", [*ROWS, ("more",)], "line 14 has the label '' .clip 'more'"),
     ("folder_name,label,split", [*ROWS, ("more", "Up", "val")], "'more' has the split 'val': it must be train or test"),
     ("folder_name,label,split", [*ROWS, (ROWS[3][0], "Up", "test")], f"{ROWS[3][0]!r} more than once, with other"),
     ("folder_name,label,split", [r for r in ROWS if r[1:] != ("Down", "test")],
@@ -234,7 +234,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
     ("folder_name,label,split", [*ROWS, ("nowhere", "Up", "train")], r"1 of 7 train .* no folder.*\['nowhere'\]"),
     *(("folder_name,label,split", [*ROWS, (name, "Up", "train")], f"{name!r} is not the name of a folder")
       for name in ("../x", "..", ".", "a/b/c", "a/..", "/etc", "Up_train_0/", "")),
-    ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "None is not the name of a folder"),
+    ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "'' is not the name of a folder"),
 ])
 def test_a_split_file_that_is_wrong(tree, header, rows, message):
     write_split(tree / "Set" / "set.csv", rows, header)

@@ -367,8 +367,8 @@ def test_ssv2_is_never_flipped_as_its_classes_tell_left_from_right(tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [("{", "is not a list of"), ('[{"id": "1"}]', "KeyError: 'template'"),
-                                           ('[{"id": "1", "class": 174}]', "IndexError"),
-                                           ('[{"id": "1", "template": "Flying [something]"}]', "'flying something'")])
+                                           ('[{"id": "1", "class": 174}]', "train.json: clip 1 has the class 174, .*none of 0 to 173"),
+                                           ('[{"id": "1", "template": "Flying [something]"}]', "train.json has the label 'Flying .something.'")])
 def test_ssv2_files_that_are_wrong(tmp_path, text, message):
     write_ssv2(tmp_path)
     (tmp_path / "SSv2" / "labels" / "something-something-v2-train.json").write_text(text)
