@@ -366,9 +366,17 @@ def test_ssv2_is_never_flipped_as_its_classes_tell_left_from_right(tmp_path):
     assert (clips[..., :3] > 200).all() and (clips[..., 5:] < 50).all()
 
 
-@pytest.mark.parametrize("text, message", [("{", "is not a list of"), ('[{"id": "1"}]', "KeyError: 'template'"),
-                                           ('[{"id": "1", "class": 174}]', "train.json: clip 1 has the class 174, .*none of 0 to 173"),
-                                           ('[{"id": "1", "template": "Flying [something]"}]', "train.json has the label 'Flying .something.'")])
+@pytest.mark.parametrize("text, message", [
+    ("{", "is not a list of"), ('[{"id": "1"}]', "KeyError: 'template'"), ('{"id": "1"}', "TypeError"),
+    *((f'[{{"id": "1", "class": {number}}}]', f"train.json: clip 1 has the class {number}, which is none of 0 to 173")
+      for number in (174, -1)),
+    *((f'[{{"id": "1", "class": {value}}}]', "train.json is not a list of .*number of the class .TypeError: id '1'")
+      for value in ("true", "1.0", '"1"', "null", "[1]")),
+    *((f'[{{"id": {value}, "class": 1}}]', "train.json is not a list of .*TypeError: id ")
+      for value in ("true", "1.5", "null")),
+    ("[" * 100_000, "train.json is not a list of .*RecursionError"),
+    ('[{"id": "1", "class": 1}, {"id": 1, "class": 2}]', "train.json names '1' more than once, with other labels"),
+    ('[{"id": "1", "template": "Flying [something]"}]', "train.json has the label 'Flying .something.'")])
 def test_ssv2_files_that_are_wrong(tmp_path, text, message):
     write_ssv2(tmp_path)
     (tmp_path / "SSv2" / "labels" / "something-something-v2-train.json").write_text(text)
