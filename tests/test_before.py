@@ -125,7 +125,7 @@ def test_experts_of_then_are_not_made_again_and_none_of_other_settings_is_added(
 
 
 def test_the_cache_has_the_name_it_had(tmp_path, monkeypatch):
-    """So that nothing is decoded again."""
+    """So that nothing is decoded again. Raise CACHE_FORMAT, and these names change."""
     rows = [(f"{label}_{split}", label, split) for label in "ab" for split in ("train", "test")]
     for name, _, _ in rows:
         folder = tmp_path / "mine" / "frames" / name
@@ -138,4 +138,4 @@ def test_the_cache_has_the_name_it_had(tmp_path, monkeypatch):
     assert clips_digest(data.train) == "ba4486f6ba7617b7fac8fad5a10abe388847551cb6c822c8534190d5d6b8e110"
     names = sorted(path.name for path in (tmp_path / "cache").glob("*.npy"))
     assert [name.split("-")[:3] + name.split("-")[4:] for name in names] == [    # but for that of the folder
-        ["split", "test", "2x4x4", "a7ccf32d80bae224.npy"], ["split", "train", "2x4x4", "07158e83f5fbfa65.npy"]]
+        ["split", "test", "2x4x4", "67aa921977005c18.npy"], ["split", "train", "2x4x4", "fc841ab00c6d030c.npy"]]
