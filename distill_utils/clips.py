@@ -2,6 +2,7 @@
 import hashlib
 import os
 import re
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -28,6 +29,7 @@ CACHE_FORMAT = 3    # raise when the decoding changes: older caches are made ane
 JPEG = b"\xff\xd8"
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")     # of frames, whatever their names end in
 MAX_PIXELS = 2 ** 26    # of a frame, 8192 x 8192: decoded it takes 200 MB
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # of more than that
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)   # what decoders raise for a broken file
 DAMAGED = re.compile("Corrupt JPEG data|Premature end|Inconsistent progression")   # libjpeg's words for it
 ORIENTATION = 0x112     # EXIF's tag
