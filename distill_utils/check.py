@@ -5,6 +5,7 @@
 """
 import csv
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -15,12 +16,17 @@ import numpy as np
 
 from distill_utils import images
 from distill_utils.args import Parser, add_data_args, cli, spec_of
-from distill_utils.clips import cache_folder, frame_size
-from distill_utils.dataset import DataError, read_folders, read_split
+from distill_utils.clips import cache_folder, decode, frame_size
+from distill_utils.dataset import DataError, in_order, read_folders, read_split, spread_note
 from distill_utils.files import replacing
 from distill_utils.progress import progress
+from distill_utils.splits import ANNOTATIONS, KINETICS_FILES, SSV2_FILES, entries
 
 FIRST = 5       # names that are shown without --list
+# official lists (a split file may stand in for them), and what an extraction writes beside its clips
+KNOWN = re.compile(r"(train|test)list\d\d\.txt|classInd\.txt|.*_test_split\d\.txt|val_annotations\.txt|"
+                   r"settings_.*\.json|(broken|short)_videos\.txt")
+LISTS = {name for lists in (KINETICS_FILES, SSV2_FILES) for names in lists.values() for name in names}
 
 
 def write_split(spec, data_path, train="official"):
@@ -35,7 +41,7 @@ def write_split(spec, data_path, train="official"):
     return file, clips
 
 
-def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False, num_workers=0):
+def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False, num_workers=0, decode_all=False):
     """Prints what there is of a data set. Returns (whether training can start, the sentence that says so)."""
     if spec.folder in images.READERS:
         sets = {split: images.READERS[spec.folder](spec, data_path, split) for split in ("train", "test")}
@@ -45,14 +51,15 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
         folders = dict(zip(("train", "test"), read_folders(spec, data_path, skip_missing=None), strict=True))
         sets, lost = folders, {split: [(clip, "no folder") for clip in found.missing] + found.bad
                                for split, found in folders.items()}
-    file = Path(data_path) / spec.folder / spec.split
-    print(f"{name}: {file.parent}")
+    root = Path(data_path) / spec.folder
+    file = root / spec.split
+    print(f"{name}: {root}")
     if spec.rule or file.is_file():
         print(f"split: {file.name if file.is_file() else 'no ' + file.name + ', so the rule ' + spec.rule.__name__}")
     sizes, unreadable, stored = Counter(), {}, 0
     for split, found in sets.items():
         if found.files is not None:
-            broken, seen, size = read_frames(found, num_workers)
+            broken, seen, size = read_frames(found, num_workers, decode_all)
             unreadable[split], stored = broken, stored + size
             sizes.update(seen)
     official = (spec.clips or {}).get(spec.fold)
@@ -75,6 +82,8 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
         free = shutil.disk_usage(folder).free
         print(f"disk: {stored / 1e9:.2f} GB of frames, {cache / 1e9:.2f} GB of cache when all are decoded, "
               f"{free / 1e9:.0f} GB free")
+    if spec.images and (note := spread_note(list(sets.values()))):
+        print(f"note: {note}")
     for split, found in sets.items():
         print_clips(f"{split} clips shorter than {spec.frames} frames (theirs will repeat)",
                     [(found.names[i], f"{found.counts[i]} frames") for i in np.flatnonzero(found.counts < spec.frames)],
@@ -82,6 +91,8 @@ def check(name, spec, data_path, cache_path, show_all=False, skip_missing=False,
     for split in lost:
         print_clips(f"{split} clips that are missing or not whole", lost[split], show_all)
         print_clips(f"{split} clips with unreadable frames", unreadable.get(split, []), show_all)
+    if all(found.files is not None for found in sets.values()):
+        print("passed over: " + passed_over(spec, root, sets.values(), show_all))
     return verdict(name, spec, sets, lost, unreadable, skip_missing)
 
 
@@ -117,13 +128,50 @@ def short_of_official(spec, counts):
     return " and ".join(map(str, official))
 
 
-def read_frames(found, num_workers=0):
+def passed_over(spec, root, sets, show_all=False):
+    """What lies in the folder of a data set, in those of its clips and in the clips, and is not read: files by their
+    endings, folders that neither are a clip nor hold one by their names. Hidden ones are not counted."""
+    read = {}       # folder -> the names that are read in it; None: its frames
+    for found in sets:
+        if spec.images:
+            read.update(dict.fromkeys([*found.files.folders, *found.bad_folders]))
+        else:
+            for folder, names in zip(found.files.folders, found.files.names, strict=True):
+                read.setdefault(folder, set()).update(names)
+    above = {str(root), *(str(root / folder) for folder in spec.images)}
+    for folder in read:
+        while (folder := os.path.dirname(folder)) not in above and folder.startswith(str(root)):
+            above.add(folder)
+    endings, others, folders = Counter(), [], [str(root)]
+    for folder in folders:
+        names = tuple(entries(folder))
+        used = read.get(folder, ())
+        used = set(in_order(names, gaps=True)[0]) if used is None else used
+        for name in sorted(name for name in names if not name.startswith(".") and name not in used):
+            path = os.path.join(folder, name)
+            if path in read or path in above:
+                folders.append(path)
+            elif os.path.isdir(path):
+                others += [os.path.relpath(path, root)] if name not in ANNOTATIONS else []
+            elif path != str(root / spec.split) and not (folder in above and (KNOWN.fullmatch(name) or name in LISTS)):
+                endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
+    parts = [f"{endings.total()} other files ({', '.join(f'{end} {n}' for end, n in sorted(endings.items()))})"
+             if endings else "",
+             "folders not read: " + ", ".join(others if show_all else others[:FIRST])
+             + (f" and {len(others) - FIRST} more (--list)" if len(others) > FIRST and not show_all else "")
+             if others else ""]
+    return "; ".join(filter(None, parts)) or "nothing"
+
+
+def read_frames(found, num_workers=0, decode_all=False):
     """([(clip, what is wrong with it)], sizes of its frames, bytes) of all frames that clips are made of."""
     def look(i):
         sizes, stored = Counter(), 0
         try:
             for file in found.files[i]:
                 sizes[frame_size(file)] += 1
+                if decode_all:
+                    decode(file, found.spec.size)
                 stored += os.path.getsize(file)
         except DataError as error:
             return (found.names[i], str(error)), sizes, stored
@@ -165,6 +213,9 @@ def main():
                         "split: write the split file from the official lists")
     parser.add_argument("dataset", metavar="name", help="a name of the table DATASETS, or a folder of your own")
     parser.add_argument("--list", action="store_true", help="all classes and all clips with a problem")
+    parser.add_argument("--decode", action="store_true", help="of check: decode all frames that clips are made of, "
+                        "which takes as long as building the cache, and name those that are damaged inside; if not "
+                        "given, their headers and ends are read, which finds files that are cut off or no picture")
     parser.add_argument("--train", choices=("official", "all"), help="of split HMDB51: train on flag 1, the default, "
                         "or on flags 0 and 1 together as the published numbers do")
     add_data_args(parser, named=False)
@@ -172,6 +223,8 @@ def main():
     if args.train and args.command == "check":
         parser.error("--train says what split writes, and check reads that: leave it out")
     if args.command == "split":
+        if args.decode:
+            parser.error("--decode says how check reads the frames, and split reads none: leave it out")
         if args.split_file is not None or args.classes is not None:
             parser.error("split writes the data set's own split file, of all its classes: leave --split_file and "
                          "--classes out")
@@ -181,7 +234,7 @@ def main():
         if spec.make:
             spec.make(args.data_path)
         ready, sentence = check(args.dataset, spec, args.data_path, cache_folder(args.data_path, args.cache_path),
-                                args.list, args.skip_missing, args.num_workers)
+                                args.list, args.skip_missing, args.num_workers, args.decode)
     except ValueError as error:
         ready, sentence = False, f"NOT READY: {error}"
     print(sentence)

@@ -9,7 +9,7 @@ import os
 import re
 import runpy
 import sys
-from collections import Counter
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,12 +22,13 @@ from torchvision.models import ResNet18_Weights
 
 from distill_utils import motiondigits, splits
 from distill_utils.progress import progress
-from distill_utils.splits import ClipFolders, DataError, listing
+from distill_utils.splits import UCF_CLIP, ClipFolders, DataError, comparable, entries, listing, read_table
 
 DATA = Path(__file__).parent / "data"      # --data_path, if not given, and where the lists of classes lie
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FRAME = re.compile(r"(\d+)\.(?:jpg|jpeg|png)$", re.IGNORECASE)
+RGB = ("", "img", "image", "frame", "rgb")      # what tools call the frames that lie beside an optical flow
 
 @dataclass(frozen=True)
 class Spec:
@@ -41,7 +42,7 @@ class Spec:
     clips: dict | None = None   # official split -> its number of train and test clips, where that is known
     images: tuple = ("jpegs_112",)      # folders of the clips; one that is not in the first is looked for in the next
     rule: Callable | None = None        # of splits.py: the split where there is no split file
-    sampled: bool = False       # stored are exactly the frames of a clip, drawn from the video when it was extracted
+    sampled: bool = False       # a clip is drawn from all of its video, mostly when it was extracted
     flip: bool = True           # training samples are flipped left-right at random
     view: str = "clip"          # clip (T, C, H, W); single: one frame (C, H, W); static: one frame repeated T times
     mean: tuple = IMAGENET_MEAN
@@ -82,8 +83,9 @@ def _images(folder, classes, size, clips, mean, std):
 
 UCF = {"folder": "UCF101", "frames": 16, "stride": 4, "size": 112, "rule": splits.ucf101, "folds": 3}
 MINI_UCF = Spec(split="ucf50_splits1.csv", classes=_names("miniucf101_classes.txt"), clips={1: (4662, 1861)}, **UCF)
+# never flipped, as in published loaders
 KINETICS = {"classes": _names("kinetics400_classes.txt"), "images": ("train", "val", "replacement"), "stride": 1,
-            "split": "kinetics400_splits.csv", "rule": splits.kinetics, "sampled": True}
+            "split": "kinetics400_splits.csv", "rule": splits.kinetics, "sampled": True, "flip": False}
 TEN = tuple("0123456789")
 
 DATASETS = _views({
@@ -152,18 +154,21 @@ def own_spec(folder, split_file=None):
     if split_file is not None:
         split = _split_file(split_file)
     else:
-        found = sorted(name for name in listing(folder) if name.lower().endswith(".csv"))
+        found = sorted(name for name in listing(folder) if name.lower().endswith(".csv") and not name.startswith("."))
         if "split.csv" not in found and len(found) != 1:
             raise DataError(f"{folder} must have a split.csv with the columns folder_name,label,split, or just one "
                             f"csv; it has {', '.join(found) or 'none'}: write one, or name it with --split_file")
         split = "split.csv" if "split.csv" in found else found[0]
-    labels = {label: label.lower() for _, label, _ in read_csv(folder / split)}
-    if len(set(labels.values())) != len(labels):
-        twice = Counter(labels.values()).most_common(1)[0][0]
-        raise DataError(f"{folder / split} spells the label {twice!r} in more than one way: use one")
+    labels, spelled = {label for _, label, _ in read_csv(folder / split)}, {}
+    for label in sorted(labels):
+        other = spelled.setdefault(comparable(label, words=True), label)
+        if other != label:
+            raise DataError(f"{folder / split} spells the label {label!r} in more than one way, also as {other!r}: use "
+                            "one")
     if len(labels) < 2:
         raise DataError(f"{folder / split} has the labels {sorted(labels)}: at least two are needed")
-    images = [name for name in sorted(listing(folder)) if name == "frames" or name.startswith("jpegs")]
+    images = [name for name in sorted(listing(folder))
+              if comparable(name) == "frames" or comparable(name).startswith("jpegs")]
     return Spec(str(folder), split, tuple(sorted(labels)), frames=16, stride=4, size=112, images=(*images, "."))
 
 
@@ -189,9 +194,9 @@ def _choose_fold(spec, fold, split_file):
 def _choose_classes(spec, text, name):
     """The same data set with those of its classes that the text names, separated by commas or lines (a name that has a
     comma in quotes), in the order they had."""
-    wanted = {label.strip().lower() for label in next(csv.reader([",".join(text.split("\n"))], skipinitialspace=True))
-              if label.strip()}
-    known = {label.lower() for label in spec.classes}
+    wanted = {comparable(label, words=True) for label in next(csv.reader([",".join(text.split("\n"))],
+                                                                         skipinitialspace=True)) if label.strip()}
+    known = {comparable(label, words=True) for label in spec.classes}
     if wanted - known:
         raise ValueError(f"--classes {min(wanted - known)!r} is not one of the {spec.num_classes} classes of --dataset "
                          f"{name}: choose some of {', '.join(spec.classes[:10])}"
@@ -200,7 +205,7 @@ def _choose_classes(spec, text, name):
         raise ValueError(f"--classes {text!r} leaves {len(wanted)} class: give at least two, separated by commas")
     if not spec.images:
         raise ValueError(f"--classes chooses among the classes of clips, and --dataset {name} has images: leave it out")
-    return replace(spec, classes=tuple(label for label in spec.classes if label.lower() in wanted),
+    return replace(spec, classes=tuple(label for label in spec.classes if comparable(label, words=True) in wanted),
                    all_classes=spec.classes, clips=None)
 
 
@@ -245,25 +250,24 @@ def _uniform(n, generator):
 
 def read_csv(file):
     """Rows (folder_name, label, split) of a split file."""
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as stream:       # a spreadsheet may have put a mark before it
-            rows = csv.DictReader(stream)
-            content = [(row.get("folder_name"), row.get("label"), row.get("split")) for row in rows]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"split file {file} cannot be read ({error}): save it as a csv in UTF-8") from error
+    columns, table = read_table(file)
     wanted = {"folder_name", "label", "split"}
-    if not content or not wanted <= set(rows.fieldnames):
+    if not table or not wanted <= set(columns):
         raise DataError(f"split file {file} must have the columns folder_name,label,split and at least one clip; "
-                        f"it has {rows.fieldnames if content else 'no clip'}: mend it, or remove it where the data set "
-                        "has a rule of its own")
-    for name, label, split in content:
-        if not label:
-            raise DataError(f"split file {file} has the label {label!r} (clip {name!r}): give each clip one")
-        levels = (name or "").split("/")
-        if len(levels) > 2 or any(level in ("", ".", "..") or "\\" in level for level in levels):
-            raise DataError(f"split file {file}: {name!r} is not the name of a folder, <clip> or <class>/<clip>")
-        if split not in ("train", "test"):
-            raise DataError(f"split file {file}: clip {name!r} has the split {split!r}: it must be train or test")
+                        f"it has {columns if table else 'no clip'}: mend it, or remove it where the data set has a "
+                        "rule of its own")
+    content = []
+    for line, row in table:
+        levels = [level.strip() for level in row["folder_name"].split("/")]
+        name, label = "/".join(levels), unicodedata.normalize("NFC", row["label"])
+        where = f"split file {file}, line {line}"
+        if not label or "\n" in label:
+            raise DataError(f"{where} has the label {label!r} (clip {name!r}): give each clip one")
+        if len(levels) > 2 or any(level in ("", ".", "..") or "\\" in level or "\n" in level for level in levels):
+            raise DataError(f"{where}: {name!r} is not the name of a folder, <clip> or <class>/<clip>")
+        if row["split"].lower() not in ("train", "test"):
+            raise DataError(f"{where}: clip {name!r} has the split {row['split']!r}: it must be train or test")
+        content.append((name, label, row["split"].lower()))
     return content
 
 
@@ -283,23 +287,29 @@ def read_split(spec, data_path, train="official", use_file=True):
         raise DataError(f"{root} has no split file {spec.split}, and its row has no rule to split by: write one with "
                         "the columns folder_name,label,split, or name one with --split_file")
     source = f"split file {file}" if present else f"{root} (no {spec.split}, split by {spec.rule.__name__}'s rule)"
-    number = {name.lower(): k for k, name in enumerate(spec.classes)}
-    others = {name.lower() for name in spec.all_classes} - number.keys()
+    number = {comparable(name, words=True): k for k, name in enumerate(spec.classes)}
+    others = {comparable(name, words=True) for name in spec.all_classes} - number.keys()
     clips, seen, counts = [], {}, {"train": [0] * spec.num_classes, "test": [0] * spec.num_classes}
+    spelled = {}        # clips of UCF101, whose archives spell one class in two ways
     whole = replace(spec, classes=spec.all_classes or spec.classes)
-    for name, label, split in read_csv(file) if present else spec.rule(whole, root, spec.fold, train):
-        k = number.get(label.lower())
-        if k is None and label.lower() in others:
+    for name, label, split, *listed_in in read_csv(file) if present else spec.rule(whole, root, spec.fold, train):
+        word, where = comparable(label, words=True), str(listed_in[0]) if listed_in else source
+        k = number.get(word)
+        if k is None and word in others:
             continue
         if k is None:
-            raise DataError(f"{source} has the label {label!r} (clip {name!r}), which is not one of the "
+            raise DataError(f"{where} has the label {label!r} (clip {name!r}), which is not one of the "
                             f"{spec.num_classes} classes ({spec.classes[0]}, {spec.classes[1]}, ...): is it the split "
                             "file of another data set?")
         if seen.setdefault(name, (k, split)) != (k, split):
-            raise DataError(f"{source} names {name!r} more than once, with other labels or splits: keep one line, or "
+            raise DataError(f"{where} names {name!r} more than once, with other labels or splits: keep one line, or "
                             "write <class>/<clip> where each class has a clip of that name")
         if len(seen) == len(clips):     # the same line again
             continue
+        clip = name.rpartition("/")[2]
+        if UCF_CLIP.match(clip.strip()) and spelled.setdefault(comparable(clip), name) != name:
+            raise DataError(f"{where}: {spelled[comparable(clip)]!r} and {name!r} are the same clip in two spellings: "
+                            "remove one of them")
         counts[split][k] += 1
         clips.append((name, k, split))
     for split, count in counts.items():
@@ -319,16 +329,29 @@ def check_classes(spec, counts, split, source):
 def in_order(names, gaps=False):
     """(frame files in the order of their numbers, never of the directory; what is wrong with them or "").
 
-    gaps: whether numbers may be left out.
+    Numbers count up in steps of 1, or in another step that is always the same. gaps: whether any may be left out. Of
+    frames and optical flow in one folder the frames are taken: img_00001.jpg, and not flow_x_00001.jpg.
     """
-    numbered = sorted((int(match[1]), name) for name in names       # hidden ones are no frames: macOS leaves ._1.jpg
-                      if (match := FRAME.search(name)) and not name.startswith("."))
+    kinds = {}      # beginning of the name -> (number, name)
+    for name in names:          # hidden ones are no frames: macOS leaves ._1.jpg
+        if (match := FRAME.search(name)) and not name.startswith("."):
+            kinds.setdefault(name[:match.start()].lower(), []).append((int(match[1]), name))
+    if len(kinds) > 1:
+        known = [kind for kind in kinds if kind.strip("_-. ") in RGB]
+        most = max((len(kinds[kind]) for kind in known), default=0)
+        kinds = {kind: found for kind, found in kinds.items()
+                 if (kind in known and len(found) == most if known else "flow" not in kind)}
+    numbered = sorted(pair for found in kinds.values() for pair in found)
     files = tuple(name for _, name in numbered)
-    for (number, name), (following, other) in zip(numbered, numbered[1:], strict=False):
+    pairs = list(zip(numbered, numbered[1:], strict=False))
+    for (number, name), (following, other) in pairs:
         if number == following:
             return files, f"{other} and {name} have the same frame number: keep one of them"
-        if following != number + 1 and not gaps:
-            return files, f"frame {number + 1} is missing between {files[0]} and {files[-1]}"
+    # of two frames nothing can be said of a step
+    step = min(after[0] - before[0] for before, after in pairs) if len(pairs) > 1 else 1
+    for (number, _), (following, _) in pairs:
+        if following != number + step and not gaps:
+            return files, f"frame {number + step} is missing between {files[0]} and {files[-1]}"
     return files, "" if files else "holds no frame (frame000001.jpg ...)"
 
 
@@ -357,9 +380,12 @@ class FrameFolder:
         base = Path(data_path) / spec.folder
         self.root = base / spec.images[0]
         where = " and ".join(str(base / folder) for folder in spec.images)
-        clips = [(name, k) for name, k, row_split in rows or read_split(spec, data_path) if row_split == split]
-        roots = [ClipFolders(base / folder, spec.classes) for folder in spec.images]
-        self.missing, self.bad = [], []             # names; (name, what is wrong with it)
+        rows = rows or read_split(spec, data_path)
+        clips = [(name, k) for name, k, row_split in rows if row_split == split]
+        listed = {name.rpartition("/")[2] for name, _, _ in rows}
+        roots = [ClipFolders(base / folder, spec.classes, listed) for folder in spec.images]
+        self.missing, self.bad, self.bad_folders = [], [], []       # names; (name, what is wrong with it); its folder
+        self.spread = 0         # clips that were drawn from more frames than they have
         self.names, labels, folders, files = [], [], [], []
         for name, label in progress(clips, desc=f"frames of {base.name} {split}", unit="clip", delay=2, leave=False):
             folder, frames, problem = self._find(roots, name, spec.classes[label])
@@ -367,6 +393,7 @@ class FrameFolder:
                 self.missing.append(name)
             elif problem:
                 self.bad.append((name, f"{folder}: {problem}"))
+                self.bad_folders.append(folder)
             else:
                 self.names.append(name)
                 labels.append(label)
@@ -402,13 +429,21 @@ class FrameFolder:
 
     def _frames(self, folder):
         """(files of the frames that clips are made of, what is wrong with them or "")."""
+        try:
+            found = entries(folder)
+        except OSError as error:
+            return (), f"cannot be read ({error.strerror})"
         # frames that were drawn from the video may have its numbers
-        names, problem = in_order(tuple(listing(folder)), gaps=self.spec.sampled)
+        names, problem = in_order(tuple(found), gaps=self.spec.sampled)
+        no_file = next((name for name in names if not found[name]), None)
+        if no_file:
+            problem = f"{no_file} is no regular file, or a link that leads nowhere"
         if not self.spec.sampled or problem:
             return _grid(names, self.spec.frames, self.spec.stride), problem
         stored, wanted = len(names), self.spec.frames
-        return names, "" if stored == wanted else (f"has {stored} frames where clips have {wanted}: if that is so of "
-                                                   f"all, give --frames {stored}")
+        self.spread += stored > wanted
+        return _spread(names, wanted), "" if stored >= wanted else (
+            f"has {stored} frames where clips have {wanted}: if that is so of all, give --frames {stored}")
 
     def _skip(self, total):
         source = f"{self.root}, with --skip_missing"
@@ -428,7 +463,16 @@ def read_folders(spec, data_path, skip_missing=False):
             if clips.setdefault(folder, name) != name:
                 raise DataError(f"{folder} is both {clips[folder]!r} and {name!r} in {spec.split}: keep one of these "
                                 "lines")
+    if skip_missing is not None and (note := spread_note(both)):
+        print(f"note: {note}", file=sys.stderr)
     return both
+
+
+def spread_note(folders):
+    """That clips were drawn from folders that hold more frames; "" where none was."""
+    spread, spec = sum(folder.spread for folder in folders), folders[0].spec
+    return (f"{spread} clips of {Path(spec.folder).name} hold more than {spec.frames} frames: {spec.frames} are taken, "
+            "spread evenly over those of each" if spread else "")
 
 
 def dataset_label(name):
@@ -447,6 +491,12 @@ def check_class_order(what, dataset):
 @lru_cache(maxsize=4096)
 def _grid(names, frames, stride):
     return tuple(names[i] for i in grid_frames(len(names), frames, stride))
+
+
+@lru_cache(maxsize=4096)
+def _spread(names, length):
+    """The middles of `length` equal parts, as an extraction takes them of a video."""
+    return tuple(names[(2 * i + 1) * len(names) // (2 * length)] for i in range(min(length, len(names))))
 
 
 if __name__ == "__main__":      # the door that `python -m distill_utils.check` had before it had one of its own

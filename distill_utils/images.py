@@ -14,7 +14,8 @@ from torchvision import datasets
 from torchvision.transforms.v2 import functional as transform
 
 from distill_utils.clips import cached_frames
-from distill_utils.dataset import DataError, Files, check_classes, listing
+from distill_utils.dataset import DataError, Files, check_classes, entries, listing
+from distill_utils.splits import read_lines
 
 # folder of the spec -> (class, folder below the data path, keyword that names the split, its values, labels)
 TORCHVISION = {
@@ -24,6 +25,8 @@ TORCHVISION = {
     "CIFAR10": (datasets.CIFAR10, ".", "train", {"train": True, "test": False}, "targets"),
     "CIFAR100": (datasets.CIFAR100, ".", "train", {"train": True, "test": False}, "targets"),
 }
+
+IMAGES = (".jpeg", ".jpg", ".png")
 
 
 class Images:
@@ -78,15 +81,24 @@ def from_class_folders(spec, data_path, split):
     number = {name: i for i, name in enumerate(classes)}
     annotations = top / "val_annotations.txt"
     if split == "test" and annotations.is_file():
-        lines = [line.split("\t") for line in annotations.read_text().splitlines()]
-        images = [(name, label, str(top / "images")) for name, label, *_ in lines]
+        lines = [line.split("\t") for line in read_lines(annotations)]
+        if any(len(line) < 2 for line in lines):
+            raise DataError(f"{annotations} must have the name of an image and its class, a tab between them, in each "
+                            "line: put the official file there")
+        images = [(name.strip(), label.strip(), str(top / "images")) for name, label, *_ in lines]
+        found = {str(top / "images"): entries(top / "images")}
     else:
-        images = []
+        images, found = [], {}
         for label in classes:
             below = top / label / "images"
             folder = str(below if below.is_dir() else top / label)
-            images += [(name, label, folder) for name in sorted(listing(folder)) if name.lower().endswith((".jpeg",
-                                                                                                          ".jpg"))]
+            found[folder] = entries(folder)
+            images += [(name, label, folder) for name in sorted(found[folder])
+                       if name.lower().endswith(IMAGES) and not name.startswith(".")]
+    absent = [f"{folder}/{name}" for name, _, folder in images if not found[folder].get(name)]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(images)} images of {top} are not there, or no regular files, first "
+                        f"{absent[0]}: put the official files there")
     unknown = {label for _, label, _ in images} - number.keys()
     if unknown:
         raise DataError(f"{annotations} names the class {min(unknown)!r}, which has no folder in {root / 'train'}")

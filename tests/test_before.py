@@ -112,7 +112,7 @@ def test_experts_of_then_are_not_made_again_and_none_of_other_settings_is_added(
 
 
 def test_the_cache_has_the_name_it_had(tmp_path, monkeypatch):
-    """So that nothing is decoded again, but where the format changed."""
+    """So that nothing is decoded again. Raise CACHE_FORMAT, and these names change."""
     rows = [(f"{label}_{split}", label, split) for label in "ab" for split in ("train", "test")]
     for name, _, _ in rows:
         folder = tmp_path / "mine" / "frames" / name

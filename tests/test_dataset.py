@@ -1,5 +1,7 @@
 """The table of data sets, split files, and which frames make a clip, against naive oracles and with bad input."""
+import os
 import random
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +19,13 @@ from distill_utils.dataset import (
     frame_positions,
     get_spec,
     grid_frames,
+    in_order,
+    read_csv,
+    read_folders,
     read_split,
 )
+from distill_utils.extract import choose_frames
+from distill_utils.splits import comparable, read_table
 from utils import get_dataset
 
 SPEC = Spec("Set", "set.csv", ("Up", "Down", "HandstandPushups"), frames=4, stride=2, size=8, clips={1: (6, 6)},
@@ -122,6 +129,159 @@ def test_frames_go_by_number_and_not_by_name_or_directory(tree, first, name):
     assert not problem and list(files) == [name.format(first + i) for i in range(112)]
 
 
+def names(template, numbers):
+    return tuple(template.format(number) for number in numbers)
+
+
+@pytest.mark.parametrize("numbers", [range(5, 51, 5), range(0, 40, 4), (7, 9, 11), (3, 4), (6,)])
+def test_numbers_may_count_up_in_another_step(numbers):
+    wanted = names("frame{:06d}.jpg", numbers)
+    assert in_order(wanted[::-1]) == (wanted, "")
+
+
+@pytest.mark.parametrize("numbers, missing", [((5, 10, 20), 15), ((1, 3, 4, 5), 2), ((1, 2, 4), 3), ((5, 10), 6),
+                                              ((2, 4, 7, 9), 6)])
+def test_numbers_with_uneven_gaps_are_named(numbers, missing):
+    files, problem = in_order(names("{:03d}.png", numbers))
+    assert problem == f"frame {missing} is missing between {files[0]} and {files[-1]}"
+    assert in_order(names("{:03d}.png", numbers), gaps=True)[1] == ""
+
+
+@pytest.mark.parametrize("frames", ["img_{:05d}.jpg", "image_{:05d}.png", "frame{:06d}.jpg", "Frame_{}.jpg",
+                                    "rgb-{}.jpg", "{:04d}.jpg", "clip7_{:05d}.jpg"])
+def test_optical_flow_beside_the_frames_is_left_alone(frames):
+    wanted = names(frames, range(1, 8))
+    flow = (*names("flow_x_{:05d}.jpg", range(1, 8)), *names("flow_y_{:05d}.jpg", range(1, 8)))
+    others = names("{}_mask.jpg", range(8)) if "clip7" in frames else names("x_{:05d}.jpg", range(1, 8))
+    assert in_order((*flow, *wanted[::-1], *others)) == (wanted, "")
+
+
+def test_of_two_kinds_of_frames_the_more_are_taken_and_of_as_many_none():
+    many, few = names("img_{}.jpg", range(1, 8)), names("frame{}.jpg", range(1, 7))
+    assert in_order((*few, *many)) == (many, "")
+    assert "have the same frame number" in in_order((*few, *many[:6]))[1]
+    parts = (*names("part1_{}.jpg", range(1, 8)), *names("part2_{}.jpg", range(8, 12)))
+    assert in_order(parts) == (parts, "")       # which of them are the frames nothing says: all are
+    assert "holds no frame" in in_order((*names("flow_x_{}.jpg", (1, 2)), *names("flow_y_{}.jpg", (1, 2))))[1]
+
+
+@pytest.mark.parametrize("stored", [8, 9, 10, 15, 16, 57])
+def test_all_frames_of_a_video_are_spread_as_an_extraction_does(tree, stored):
+    write_clip(tree / "Set" / "img" / "new", range(1, stored + 1))
+    folder = FrameFolder(replace(SPEC, frames=8, sampled=True), tree, "train", skip_missing=None)
+    files, problem = folder._frames(tree / "Set" / "img" / "new")
+    assert not problem and list(files) == [f"frame{i + 1}.png" for i in choose_frames(stored, 8, "spread")]
+    assert folder.spread == 6 + (stored > 8)        # make_tree's have ten frames
+
+
+def test_it_is_said_that_clips_hold_more_frames(tree, capsys):
+    read_folders(replace(SPEC, sampled=True), tree)
+    assert capsys.readouterr().err == ("note: 12 clips of Set hold more than 4 frames: 4 are taken, spread evenly over "
+                                       "those of each\n")
+    read_folders(replace(SPEC, sampled=True, frames=10), tree)
+    read_folders(replace(SPEC, sampled=True), tree, skip_missing=None)      # the check says it itself
+    assert capsys.readouterr().err == ""
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+def test_the_form_in_which_names_are_compared():
+    e_acute = unicodedata.normalize("NFD", "caf\u00e9")
+    for name, other in ((" a b\t", "a b"), ("HandStand", "Handstand"), (e_acute, "caf\u00e9"), ("\u00a0x", "x")):
+        assert comparable(name) == comparable(other) and comparable(name, words=True) == comparable(other, words=True)
+    for name, other in (("air_drumming", "air drumming"), ("massaging persons head", "massaging person's head"),
+                        ("in_game", "(in game)"), ("a  b", "a b"), ("[Some]  thing", "some thing"),
+                        ("l\u2019eau", "leau")):
+        assert comparable(name) != comparable(other) and comparable(name, words=True) == comparable(other, words=True)
+    for name, other in (("C", "C++"), ("1 1", "11"), ("a-b", "ab"), ("(", "["), ("_", "'")):
+        assert comparable(name, words=True) != comparable(other, words=True)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("on_disk", [
+    str.lower, lambda name: name + " ", lambda name: name.replace("Stand", "stand"),
+    lambda name: unicodedata.normalize("NFD", name)], ids=["case", "blank", "one letter", "Unicode"])
+def test_clips_are_found_in_another_spelling(tmp_path, nested, on_disk):
+    clips = {name.replace("Down", "D\u00f6wn"): where for name, where in CLIPS.items()}
+    for number, (name, (label, _)) in enumerate(clips.items()):
+        write_clip(tmp_path / "Set" / "img" / (f"{label} " if nested else "") / on_disk(name), range(1, 11), number)
+    for rows in (clips, {on_disk(name): where for name, where in clips.items()}):      # and the other way round
+        write_split(tmp_path / "Set" / "set.csv", [(name, *where) for name, where in rows.items()])
+        for folder in read_folders(SPEC, tmp_path):
+            assert len(folder.names) == 6
+            for name, files in zip(folder.names, folder.files, strict=True):
+                assert comparable(files[0].parent.name) == comparable(name)
+
+
+def test_a_folder_of_a_listed_clip_is_no_other_ones(tree):
+    """Up_train_0 is not there, and up_train_0 is another clip."""
+    (tree / "Set" / "img" / "Up_train_0").rename(tree / "Set" / "img" / "up_train_0")
+    assert len(FrameFolder(SPEC, tree, "train").names) == 6
+    write_split(tree / "Set" / "set.csv", [*ROWS, ("up_train_0", "Up", "test")])
+    train, test = read_folders(SPEC, tree, skip_missing=None)
+    assert train.missing == ["Up_train_0"] and "up_train_0" in test.names
+
+
+def test_two_folders_that_may_be_a_clip_are_named(tree):
+    images = tree / "Set" / "img"
+    (images / "Up_train_0").rename(images / "up_train_0")
+    write_clip(images / "UP_train_0", range(1, 11))
+    with pytest.raises(DataError, match="UP_train_0 and .*up_train_0 may both be the clip 'Up_train_0'.*rename"):
+        FrameFolder(SPEC, tree, "train")
+    write_clip(images / "Up_train_0", range(1, 11))
+    assert len(FrameFolder(SPEC, tree, "train").names) == 6
+
+
+def test_a_clip_of_ucf101_in_both_spellings_is_one(tmp_path):
+    images = tmp_path / "UCF101" / "jpegs_112"
+    for label in DATASETS["UCF101"].classes:
+        for group in ("g01", "g08"):
+            (images / f"v_{label}_{group}_c01").mkdir(parents=True)
+    (images / "v_HandStandPushups_g08_c01").mkdir()
+    message = "'v_Hand.tandPushups_g08_c01' and 'v_Hand.tandPushups_g08_c01' are the same clip in two spellings: remove"
+    with pytest.raises(DataError, match=f"split by ucf101's rule.: {message}"):
+        read_split(DATASETS["UCF101"], tmp_path)
+    rows = [(f"v_{label}_{group}_c01", label, split) for label in ("HandStandPushups", "HandstandPushups", "YoYo")
+            for group, split in (("g08", "train"), ("g01", "test"))]
+    write_split(tmp_path / "UCF101" / "ucf101_splits1.csv", rows)
+    with pytest.raises(DataError, match=f"ucf101_splits1.csv: {message}"):
+        read_split(DATASETS["UCF101"], tmp_path)
+
+
+# ---- csv ------------------------------------------------------------------------------------------------------------
+
+TABLE = "folder_name,label,split\nx,a,train\ny,b,test\n"
+
+
+@pytest.mark.parametrize("text", [
+    TABLE, TABLE.replace(",", ";"), TABLE.replace(",", "\t"), TABLE.replace("\n", "\r\n"), TABLE.replace("\n", "\r"),
+    TABLE + "\n\n", TABLE + ",,\n , ,\n", "\n,,\n" + TABLE, TABLE.replace("folder_name,label", " Folder_Name ,LABEL"),
+    TABLE.replace("x,a", '"x","a "'), TABLE.replace("y,b,test", " y ,\u00a0b, Test"),
+    TABLE.replace("split\n", "split,\n"),
+    "number,split,label,folder_name\n1,train,a,x\n2,test,b,y\n", TABLE[:-1]])
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_csv_in_the_forms_that_programs_write(tmp_path, text, code):
+    (tmp_path / "split.csv").write_bytes(text.encode(code))
+    assert read_csv(tmp_path / "split.csv") == [("x", "a", "train"), ("y", "b", "test")]
+
+
+@pytest.mark.parametrize("content, message", [
+    (TABLE.encode("utf-16-le"), "cannot be read .it holds zeros.*save it as text in UTF-8"),
+    (TABLE.replace("x", "\u00e9").encode("latin-1"), "cannot be read .*UTF-8"),
+    (TABLE.replace("x,a", '"x,a').encode(), "cannot be read .unexpected end of data"),
+    (b"label,label,folder_name\n", "more than one column 'label': keep one")])
+def test_a_csv_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "split.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"split\.csv {message}|split\.csv has {message}"):
+        read_table(tmp_path / "split.csv")
+
+
+def test_a_list_that_is_no_file_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "split.csv")
+    with pytest.raises(DataError, match="split.csv cannot be read .it is no regular file"):
+        get_spec(str(tmp_path))
+
+
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 def test_known_names_and_sizes():
@@ -142,7 +302,7 @@ def test_every_entry(name):
     view = "single" if name in IMAGES else view
     assert spec.view == view and spec.num_classes == len(set(spec.classes))
     if name not in IMAGES:      # labels of split files are read in any case
-        assert spec.num_classes == len({label.lower() for label in spec.classes})
+        assert spec.num_classes == len({comparable(label, words=True) for label in spec.classes})
     channels = 1 if "MNIST" in name else 3
     assert len(spec.mean) == len(spec.std) == spec.channels == channels and min(spec.std) > 0
     image = (channels, spec.size, spec.size)
@@ -226,7 +386,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
     ("folder,label,split", ROWS, r"must have the columns folder_name,label,split.*it has \['folder', .*mend it"),
     ("folder_name,label,split", [], "at least one clip; it has no clip"),
     ("folder_name,label,split", [*ROWS, ("Up_train_0", "Sideways", "train")], "label 'Sideways'.*of another data set"),
-    ("folder_name,label,split", [*ROWS, ("more",)], "label None .clip 'more'"),
+    ("folder_name,label,split", [*ROWS, ("more",)], "line 14 has the label '' .clip 'more'"),
     ("folder_name,label,split", [*ROWS, ("more", "Up", "val")], "'more' has the split 'val': it must be train or test"),
     ("folder_name,label,split", [*ROWS, (ROWS[3][0], "Up", "test")], f"{ROWS[3][0]!r} more than once, with other"),
     ("folder_name,label,split", [r for r in ROWS if r[1:] != ("Down", "test")],
@@ -234,7 +394,7 @@ ROWS = [(name, label, split) for name, (label, split) in CLIPS.items()]
     ("folder_name,label,split", [*ROWS, ("nowhere", "Up", "train")], r"1 of 7 train .* no folder.*\['nowhere'\]"),
     *(("folder_name,label,split", [*ROWS, (name, "Up", "train")], f"{name!r} is not the name of a folder")
       for name in ("../x", "..", ".", "a/b/c", "a/..", "/etc", "Up_train_0/", "")),
-    ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "None is not the name of a folder"),
+    ("label,split,folder_name", [(*r[1:], r[0]) for r in ROWS] + [("Up", "train")], "'' is not the name of a folder"),
 ])
 def test_a_split_file_that_is_wrong(tree, header, rows, message):
     write_split(tree / "Set" / "set.csv", rows, header)
@@ -260,6 +420,31 @@ def test_clips_without_frames_or_with_gaps(tree, numbers, name, message):
     write_split(tree / "Set" / "set.csv", [*ROWS, ("Up_train_0x", "Up", "train")])
     with pytest.raises(DataError, match=f"Up_train_0x.*{message}.*extract this clip again, or take it out of set.csv"):
         FrameFolder(SPEC, tree, "train")
+
+
+@pytest.mark.parametrize("kind", ["link", "circle", "pipe", "folder"])
+def test_a_frame_that_is_no_file_makes_its_clip_not_whole(tree, kind, capsys):
+    frame = tree / "Set" / "img" / "Up_train_0" / "frame3.png"
+    frame.unlink()
+    {"link": lambda: frame.symlink_to("/nonexistent/annex/x.png"), "circle": lambda: frame.symlink_to(frame),
+     "pipe": lambda: os.mkfifo(frame), "folder": frame.mkdir}[kind]()
+    with pytest.raises(DataError, match="Up_train_0: frame3.png is no regular file, or a link that leads nowhere"):
+        FrameFolder(SPEC, tree, "train")
+    assert "Up_train_0" not in FrameFolder(SPEC, tree, "train", skip_missing=True).names
+    assert "0 have no folder, 1 are not whole" in capsys.readouterr().err
+
+
+def test_links_to_frames_and_clips_are_followed_and_those_to_nothing_named(tree):
+    images = tree / "Set" / "img"
+    (images / "Up_train_0").rename(tree / "elsewhere")
+    (images / "Up_train_0").symlink_to(tree / "elsewhere")
+    (images / "Up_train_1" / "frame3.png").rename(tree / "frame.png")
+    (images / "Up_train_1" / "frame3.png").symlink_to(tree / "frame.png")
+    assert len(FrameFolder(SPEC, tree, "train").names) == 6
+    for target in (tree / "nowhere", images / "Up_train_0"):        # the second leads round in a circle
+        (images / "Up_train_0").unlink()
+        (images / "Up_train_0").symlink_to(target)
+        assert len(FrameFolder(SPEC, tree, "train", skip_missing=True).names) == 5
 
 
 def test_the_same_line_twice_a_mark_before_the_first_and_hidden_files(tree):

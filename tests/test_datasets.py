@@ -18,7 +18,7 @@ from torchvision import datasets as torchvision_sets
 from torchvision.models.video import R3D_18_Weights
 
 from conftest import NET, ROOT, uint8
-from distill_utils import check, clips, images
+from distill_utils import check, images
 from distill_utils.args import cli
 from distill_utils.dataset import DATASETS, DataError, FrameFolder, get_spec, own_spec, read_split
 from utils import get_dataset
@@ -67,6 +67,9 @@ def command(*args, monkeypatch, capsys):
 # ---- classes --------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, count, some", [
+    ("UCF101", 101, {0: "ApplyEyeMakeup", 34: "HammerThrow", 35: "Hammering", 46: "JumpRope", 47: "JumpingJack",
+                     100: "YoYo"}),
+    ("miniUCF101", 50, {}),
     ("HMDB51", 51, {0: "brush_hair", 6: "climb_stairs", 45: "sword_exercise", 50: "wave"}),
     ("Kinetics400", 400, {0: "abseiling", 5: "archery", 399: "zumba"}),
     ("SSv2", 174, {0: "approaching something with your camera", 5: "closing something", 41: "moving something away "
@@ -184,6 +187,47 @@ def test_hmdb_flags(hmdb):
     assert rows_of(get_spec("HMDB51", fold=2), hmdb) == {
         f"{label}_{HMDB_NAMES[i]}": (label, split) for label in spec.classes
         for i, split in {0: "test", 1: "train", 3: "train"}.items()}
+
+
+CODES = ["utf-8-sig", "utf-16"]
+
+
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_lists_of_hmdb_in_other_codes(tmp_path, code):
+    write_hmdb(tmp_path, frames=0)
+    wanted = rows_of(get_spec("HMDB51"), tmp_path)
+    for file in (tmp_path / "HMDB51" / "testTrainMulti_7030_splits").iterdir():
+        file.write_bytes(file.read_text().replace(" ", "\t", 1).encode(code))
+    assert rows_of(get_spec("HMDB51"), tmp_path) == wanted
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_lists_of_ucf101_in_other_codes_and_spellings(ucf, tmp_path, code):
+    (tmp_path / "UCF101").mkdir()
+    (tmp_path / "UCF101" / "jpegs_112").symlink_to(ucf / "UCF101" / "jpegs_112")
+    for split, group in (("train", 8), ("test", 1)):
+        (tmp_path / "UCF101" / f"{split}list01.txt").write_bytes("".join(
+            f"{label.replace('ds', 'dS')}/v_{label.replace('ds', 'dS')}_g{group:02d}_c01.avi\n"
+            for label in DATASETS["UCF101"].classes).encode(code))
+    assert [len(FrameFolder(get_spec("UCF101"), tmp_path, split, skip_missing=None).bad) for split in ("train", "test")
+            ] == [101, 101]        # all folders are found, and hold no frames
+
+
+@pytest.mark.parametrize("name, file", [
+    ("HMDB51", "wave_test_split1.txt"), ("UCF101", "trainlist01.txt"), ("Kinetics400", "train.csv"),
+    ("SSv2", "train.json"), ("UCF101", "ucf101_splits1.csv")])
+def test_a_list_in_no_known_code_is_named(tmp_path, name, file):
+    spec = get_spec(name)
+    root = tmp_path / spec.folder
+    (root / spec.images[0]).mkdir(parents=True)
+    for label in spec.classes:
+        (root / f"{label}_test_split1.txt" if name == "HMDB51" else root / "testlist01.txt").write_text("")
+    for content in ("\u00e9".encode("latin-1"), "x,y".encode("utf-16-le")):
+        (root / file).write_bytes(content)
+        with pytest.raises(DataError, match=f"{file} cannot be read .*save it as text in UTF-8"):
+            read_split(spec, tmp_path)
 
 
 @pytest.mark.parametrize("damage, message", [
@@ -305,7 +349,10 @@ def test_kinetics_numbers_do_not_depend_on_what_survived(kinetics, capsys):
     ("validate.csv", None, r"no validate.csv in .*nor val.csv"),
     ("train.csv", "label,youtube_id\nzumba,x\n", "must have the columns label, time_end, time_start, youtube_id"),
     ("train.csv", ",".join(COLUMNS) + "\nzumba,x,ten,20,train\n", "train.csv, line 2: .*'ten'.*seconds"),
-    ("train.csv", ",".join(COLUMNS) + "\nflying,x,10,20,train\n", "label 'flying' .*not one of the 400 classes"),
+    ("train.csv", ",".join(COLUMNS) + "\nzumba,x,inf,20,train\n", "train.csv, line 2: .*infinity.*seconds"),
+    ("train.csv", ",".join(COLUMNS) + "\nzumba,,10,20,train\n", "train.csv, line 2: a clip has no label or no youtube"),
+    ("train.csv", ",".join(COLUMNS) + "\nflying,x,10,20,train\n", "train.csv has the label 'flying' .*of the 400"),
+    ("train.csv", ",".join(COLUMNS) + "\nzumba,x,1,2,train\narchery,x,1,2,train\n", "train.csv names 'x_000001_0000"),
 ])
 def test_kinetics_files_that_are_wrong(tmp_path, file, text, message):
     root = tmp_path / "Kinetics"
@@ -315,6 +362,25 @@ def test_kinetics_files_that_are_wrong(tmp_path, file, text, message):
     (root / file).unlink() if text is None else (root / file).write_text(text)
     with pytest.raises(DataError, match=message):
         read_split(get_spec("Kinetics400"), tmp_path)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_kinetics_labels_as_others_write_them(kinetics, code):
+    """With underscores for blanks, without apostrophes and brackets, as folders are called; as a spreadsheet saves."""
+    spec, root = get_spec("Kinetics400", frames=2), kinetics / "Kinetics"
+    wanted = rows_of(spec, kinetics)
+    for file, folder in (("train.csv", "train"), ("validate.csv", "val")):
+        rows = [(re.sub("['()]", "", row[0]).replace(" ", "_"), *row[1:]) for where, row in kinetics_clips()
+                if where == folder]
+        text = "\n".join(";".join(map(str, row)) for row in [COLUMNS, *rows])
+        (root / file).write_bytes(text.encode(code))
+    assert rows_of(spec, kinetics) == wanted
+
+
+def test_kinetics_is_never_flipped():
+    for name in ("Kinetics400", "Kinetics400_long", "singleKinetics400", "SSv2"):
+        assert not DATASETS[name].flip
+    assert DATASETS["UCF101"].flip and DATASETS["HMDB51"].flip
 
 
 def test_a_large_index_shares_the_names_of_its_frames(kinetics):
@@ -355,6 +421,15 @@ def test_ssv2_templates(tmp_path, names, item):
     assert [file.name for file in folder.files[0]] == [f"{n:010d}.jpg" for n in (3, 12, 21)]
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_ssv2_lists_in_other_codes(tmp_path, code):
+    write_ssv2(tmp_path)
+    wanted = rows_of(get_spec("SSv2"), tmp_path)
+    for file in (tmp_path / "SSv2" / "labels").iterdir():
+        file.write_bytes(file.read_text().encode(code))
+    assert rows_of(get_spec("SSv2"), tmp_path) == wanted
+
+
 def test_ssv2_is_never_flipped_as_its_classes_tell_left_from_right(tmp_path):
     write_ssv2(tmp_path)
     wedge = np.zeros((8, 8, 3), np.uint8)
@@ -366,9 +441,17 @@ def test_ssv2_is_never_flipped_as_its_classes_tell_left_from_right(tmp_path):
     assert (clips[..., :3] > 200).all() and (clips[..., 5:] < 50).all()
 
 
-@pytest.mark.parametrize("text, message", [("{", "is not a list of"), ('[{"id": "1"}]', "KeyError: 'template'"),
-                                           ('[{"id": "1", "class": 174}]', "IndexError"),
-                                           ('[{"id": "1", "template": "Flying [something]"}]', "'flying something'")])
+@pytest.mark.parametrize("text, message", [
+    ("{", "is not a list of"), ('[{"id": "1"}]', "KeyError: 'template'"), ('{"id": "1"}', "TypeError"),
+    *((f'[{{"id": "1", "class": {number}}}]', f"train.json: clip 1 has the class {number}, which is none of 0 to 173")
+      for number in (174, -1)),
+    *((f'[{{"id": "1", "class": {value}}}]', "train.json is not a list of .*number of the class .TypeError: id '1'")
+      for value in ("true", "1.0", '"1"', "null", "[1]")),
+    *((f'[{{"id": {value}, "class": 1}}]', "train.json is not a list of .*TypeError: id ")
+      for value in ("true", "1.5", "null")),
+    ("[" * 100_000, "train.json is not a list of .*RecursionError"),
+    ('[{"id": "1", "class": 1}, {"id": 1, "class": 2}]', "train.json names '1' more than once, with other labels"),
+    ('[{"id": "1", "template": "Flying [something]"}]', "train.json has the label 'Flying .something.'")])
 def test_ssv2_files_that_are_wrong(tmp_path, text, message):
     write_ssv2(tmp_path)
     (tmp_path / "SSv2" / "labels" / "something-something-v2-train.json").write_text(text)
@@ -415,7 +498,9 @@ def test_one_crop_for_all_frames_of_a_clip(tmp_path):
 @pytest.mark.parametrize("files, message", [
     ({}, "must have a split.csv .*it has none"), ({"a.csv": "", "b.csv": ""}, "it has a.csv, b.csv"),
     ({"split.csv": "x,y\n1,2\n"}, "must have the columns folder_name,label,split"),
-    ({"split.csv": "folder_name,label,split\na,Up,train\nb,up,test\n"}, "label 'up' in more than one way"),
+    *(({"split.csv": f"folder_name,label,split\na,{one},train\nb,{two},test\n"},
+       re.escape(f"label '{two}' in more than one way, also as '{one}': use one"))
+      for one, two in (("Up", "up"), ("go up", "go_up"), ("(in) game", "in game"))),
     ({"split.csv": "folder_name,label,split\na,up,train\n"}, "at least two are needed"),
     ({"split.csv": "folder_name,label,split\na,up,train\nb,down,train\n"}, "no test clip"),
 ])
@@ -556,6 +641,21 @@ def test_image_sets_in_class_folders(tmp_path, name, tiny):
     assert light.argmax() == spec.num_classes - 1
     if tiny:
         assert data.test.labels[uint8(data.test, range(200))[:, 0].flatten(1).float().mean(1).argmax()] == 5
+    listed = root / "val" / "val_annotations.txt"
+    if tiny:
+        whole = listed.read_text()
+        listed.write_bytes((whole + "\n").encode("utf-16"))
+        assert len(get_dataset(name, tmp_path, im_size=8).test) == 200
+        for text, message in ((whole + "val_0.JPEG\n", "val_annotations.txt must have the name of an image and its cl"),
+                              (whole.replace("val_7.", "val_x."), "1 of 200 images of .*val are not there.*val_x")):
+            listed.write_text(text)
+            with pytest.raises(DataError, match=message):
+                images.read(spec, tmp_path, "test", tmp_path)
+    else:
+        (root / "val" / classes[3] / "more.png").symlink_to("nowhere")
+        (root / "val" / classes[3] / "._more.JPEG").touch()
+        with pytest.raises(DataError, match="1 of 1001 images of .*val are not there, or no regular files.*more.png"):
+            images.read(spec, tmp_path, "test", tmp_path)
     os.rename(root / "train" / classes[0], root / "train" / "aside")
     with pytest.raises(DataError, match=f"train has {spec.num_classes - 1} class folders .*has {spec.num_classes}"):
         images.read(spec, tmp_path, "train", tmp_path)
@@ -571,7 +671,7 @@ def test_the_static_stage_runs_on_mnist(tmp_path, monkeypatch, capsys):
 # ---- check ----------------------------------------------------------------------------------------------------------
 
 def test_check_of_a_whole_set(digits, monkeypatch, capsys):
-    monkeypatch.setattr(clips, "decode", None)      # it reads, and decodes nothing
+    monkeypatch.setattr(check, "decode", None)      # it reads, and decodes nothing
     status, last, shown = command("check", "MotionDigits", "--data_path", digits, monkeypatch=monkeypatch,
                                   capsys=capsys)
     assert (status, last) == (0, "READY: MotionDigits has 540 training and 420 test clips of 10 classes.")
@@ -610,6 +710,76 @@ def test_check_names_what_is_wrong(tmp_path, monkeypatch, capsys, kind, said, ve
         assert len(get_dataset(str(own), tmp_path, im_size=14, skip_missing=True).train) == 7
         with pytest.raises(DataError, match="--skip_missing"):
             get_dataset(str(own), tmp_path, im_size=14)
+
+
+def test_check_decodes_when_asked(tmp_path, monkeypatch, capsys):
+    own = write_own(tmp_path / "mine")
+    file = own / "jump 1" / "frame000004.jpg"
+    whole = jpeg(size=(24, 18))
+    middle = whole.find(b"\xff\xda") + 14
+    (own / "jump 1" / "frame000004.png").unlink()
+    file.write_bytes(whole[:middle] + whole[-2:])       # all of its pixels are lost
+    args = ("check", own, "--data_path", tmp_path, "--im_size", 14)
+    assert command(*args, monkeypatch=monkeypatch, capsys=capsys)[0] == 0
+    status, last, shown = command(*args, "--decode", monkeypatch=monkeypatch, capsys=capsys)
+    assert status == 1 and "1 clips with unreadable frames" in last
+    assert re.search("jump 1: cannot read the frame .*frame000004.jpg .Corrupt JPEG data", shown)
+    status, _, shown = command("split", "UCF101", "--decode", monkeypatch=monkeypatch, capsys=capsys)
+    assert status == 2 and "--decode says how check reads the frames" in shown
+
+
+def passed_over(*args, monkeypatch, capsys):
+    """The line before the last of a check."""
+    lines = command("check", *args, monkeypatch=monkeypatch, capsys=capsys)[2].strip().splitlines()
+    assert sum(line.startswith("passed over: ") for line in lines) == 1
+    return lines[-2]
+
+
+@pytest.mark.parametrize("below", ["", "frames"])
+def test_check_says_what_it_passed_over(tmp_path, monkeypatch, capsys, below):
+    own = write_own(tmp_path / "mine", below)
+    args = (own, "--data_path", tmp_path, "--im_size", 14)
+    assert passed_over(*args, monkeypatch=monkeypatch, capsys=capsys) == "passed over: nothing"
+    for name in (".DS_Store", "settings_frames.json", "broken_videos.txt"):
+        (own / name).touch()
+    assert passed_over(*args, monkeypatch=monkeypatch, capsys=capsys) == "passed over: nothing"
+    clip = own / below / "jump 1"
+    for name in ("flow_x_1.jpg", "flow_x_2.jpg", "sound.MP3", "notes"):
+        (clip / name).touch()
+    (own / below / "jump 2" / "frame000004.png").unlink()
+    (own / "a.mpg").touch()
+    (own / "a.mpg.csv").touch()
+    (own / below / "jump 9").mkdir()
+    for i in range(6):
+        (own / f"videos{i}").mkdir()
+        (own / f"videos{i}" / "not_counted.txt").touch()
+    unread = [f"videos{i}" for i in range(6)]
+    unread.insert(6 if below else 0, os.path.join(below, "jump 9"))
+    said = "passed over: 6 other files (.csv 1, .jpg 2, .mp3 1, .mpg 1, without ending 1); folders not read: "
+    assert passed_over(*args, monkeypatch=monkeypatch, capsys=capsys) == (
+        said + ", ".join(unread[:5]) + " and 2 more (--list)")
+    assert passed_over(*args, "--list", monkeypatch=monkeypatch, capsys=capsys) == said + ", ".join(unread)
+
+
+def test_check_passes_over_the_clips_of_other_classes(kinetics, monkeypatch, capsys):
+    for name in ("validation.csv", "x.txt"):
+        (kinetics / "Kinetics" / name).touch()
+    (kinetics / "Kinetics" / "train" / "-tr_0000003_000003_000013" / "03.txt").touch()
+    args = ("Kinetics400", "--data_path", kinetics, "--frames", 2)
+    assert passed_over(*args, monkeypatch=monkeypatch, capsys=capsys) == "passed over: 2 other files (.txt 2)"
+    assert passed_over(*args, "--classes", "zumba,archery", monkeypatch=monkeypatch, capsys=capsys) == (
+        "passed over: 1 other files (.txt 1); folders not read: "
+        + ", ".join(f"train/-tr_{k:07d}_{k:06d}_{k + 10:06d}" for k in range(5)) + " and 791 more (--list)")
+
+
+def test_check_says_that_clips_hold_more_frames(tmp_path, monkeypatch, capsys):
+    write_ssv2(tmp_path)
+    _, last, shown = command("check", "SSv2", "--data_path", tmp_path, "--frames", 2, monkeypatch=monkeypatch,
+                             capsys=capsys)
+    assert "READY: SSv2 has 174 training and 174 test clips" in last
+    assert "note: 348 clips of SSv2 hold more than 2 frames: 2 are taken, spread evenly" in shown
+    data = get_dataset("SSv2", tmp_path, frames=2, im_size=8)
+    assert len(data.train.frames) == 2 * 174 and "note: 348 clips" in capsys.readouterr().err
 
 
 def test_check_shows_the_first_clips_and_all_with_list(kinetics, monkeypatch, capsys):

@@ -212,6 +212,12 @@ def test_some_classes_alone(mine, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 
 
+def test_classes_are_chosen_in_any_spelling():
+    assert get_spec("HMDB51", classes=" Brush Hair ,wave").classes == ("brush_hair", "wave")
+    assert get_spec("Kinetics400", classes="massaging_persons_head,ZUMBA").classes == (
+        "massaging person's head", "zumba")
+
+
 @pytest.mark.parametrize("name", ["UCF101", "HMDB51", "Kinetics400", "SSv2"])
 def test_classes_of_every_rule(name, tmp_path):
     """A rule gives the clips of all classes, by name or by number: those of other classes are left out."""
