@@ -20,7 +20,17 @@ from PIL import Image
 from conftest import ROOT
 from distill_utils import extract
 from distill_utils.dataset import FrameFolder, clip_positions, get_spec, grid_frames
-from distill_utils.extract import BrokenVideo, Settings, choose_frames, extract_all, extract_clip, scaled_size
+from distill_utils.extract import (
+    VIDEOS,
+    BrokenVideo,
+    Settings,
+    choose_frames,
+    choose_times,
+    extract_all,
+    extract_clip,
+    find_videos,
+    scaled_size,
+)
 from distill_utils.files import try_lock
 from test_files import fork, hang, wait_for
 
@@ -28,6 +38,9 @@ EVERY = Settings(frames=0, choose="spread", stride=1, im_size=56, quality=95, st
 VPX = {"cpu-used": "8", "deadline": "realtime", "b": "4000000", "qmax": "10"}
 CODECS = {".mp4": ("libx264", {"bf": "3"}), ".mov": ("libx264", {"bf": "0"}), ".webm": ("libvpx-vp9", VPX),
           ".avi": ("mpeg4", {"bf": "2", "b": "4000000"}), ".mkv": ("libvpx", VPX)}
+OTHERS = {".mpg": ("mpeg2video", {"bf": "2", "b": "4000000"}), ".wmv": ("wmv2", {"b": "4000000"}),
+          ".flv": ("flv1", {"b": "4000000"}), ".3gp": ("mpeg4", {"b": "4000000"}), ".ts": ("libx264", {"bf": "3"}),
+          ".mxf": ("mpeg2video", {"bf": "0", "b": "4000000"}), ".m4v": ("mpeg4", {"b": "4000000"})}
 
 
 def picture(number, size=(80, 60)):
@@ -35,15 +48,20 @@ def picture(number, size=(80, 60)):
     return np.full((size[1], size[0], 3), 20 + 5 * number, np.uint8)
 
 
-def encode(path, pictures, fps=10, times=None, **options):
-    """A video of pictures (H, W, 3), shown at times (in 1/fps s). Returns its path."""
-    codec, defaults = CODECS[path.suffix]
+def encode(path, pictures, fps=10, times=None, codec=None, pix_fmt=None, aspect=None, view=None, **options):
+    """A video of pictures (H, W, 3), shown at times (in 1/fps s). aspect: of a pixel. view: display matrix. Returns its
+    path."""
+    codec, defaults = (codec, {}) if codec else (CODECS | OTHERS)[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=defaults | options)
         stream.height, stream.width = pictures[0].shape[:2] if len(pictures) else (60, 80)
-        stream.pix_fmt = "yuv420p" if stream.width % 2 == stream.height % 2 == 0 else "yuv444p"
+        stream.pix_fmt = pix_fmt or ("yuv420p" if stream.width % 2 == stream.height % 2 == 0 else "yuv444p")
         stream.codec_context.thread_count = 1
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if view:
+            stream.set_display_matrix(view)
         container.start_encoding()
         for i, image in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
@@ -133,14 +151,15 @@ def test_frames_are_resized_before_the_cut(shape, size, stretch, wanted):
 
 # ---- one clip -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("kind", [*CODECS, *OTHERS])
 def test_every_frame_in_display_order(tmp_path, kind):
-    video = film(tmp_path / f"a{kind}")
-    if CODECS[kind][1].get("bf", "0") != "0":      # stored in another order than shown, or the test shows nothing
+    assert kind in VIDEOS
+    video = film(tmp_path / f"a{kind}", fps=25 if kind == ".mpg" or kind == ".mxf" else 10)
+    if (CODECS | OTHERS)[kind][1].get("bf", "0") != "0":      # stored in another order, or the test shows nothing
         with av.open(str(video)) as container:
             shown = [packet.pts for packet in container.demux(video=0) if packet.size]
             assert shown != sorted(shown)
-    assert extract_clip(video, tmp_path / "clip", EVERY) == 40
+    assert extract_clip(video, tmp_path / "clip", EVERY) == (40, None)
     assert numbers(tmp_path / "clip") == list(range(40)) and images(tmp_path / "clip").shape == (40, 56, 56, 3)
     assert sorted(os.listdir(tmp_path)) == [video.name, "clip"]
 
@@ -154,14 +173,15 @@ def test_the_chosen_frames_and_no_others(tmp_path, kind, how, frames, wanted):
     settings = Settings(8, how, 4, 32, 95, stretch=False)
     if how == "middle" and frames == 40:
         wanted = range(5, 34, 4)
-    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == len(set(wanted))
+    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == (len(set(wanted)), None)
     assert numbers(tmp_path / "clip") == list(wanted)
 
 
 @pytest.mark.parametrize("seems", [8, 20, 33, 50, 400])
 def test_a_header_that_counts_wrongly(tmp_path, monkeypatch, seems):
-    monkeypatch.setattr(extract, "scan", lambda video: seems)
-    assert extract_clip(film(tmp_path / "a.webm", 33), tmp_path / "clip", Settings(4, "spread", 1, 32, 95, True)) == 4
+    monkeypatch.setattr(extract, "scan", lambda video: list(range(seems)))
+    video = film(tmp_path / "a.webm", 33)
+    assert extract_clip(video, tmp_path / "clip", Settings(4, "spread", 1, 32, 95, True)) == (4, None)
     assert numbers(tmp_path / "clip") == choose_frames(33, 4, "spread").tolist()
 
 
@@ -169,7 +189,7 @@ def test_a_header_that_counts_wrongly(tmp_path, monkeypatch, seems):
 @pytest.mark.parametrize("kind", [".mp4", ".webm", ".avi"])
 def test_a_variable_frame_rate_neither_repeats_nor_drops(tmp_path, kind, times):
     film(tmp_path / f"a{kind}", len(times), times=times, fps=25)
-    assert extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", EVERY) == len(times)
+    assert extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", EVERY) == (len(times), None)
     assert numbers(tmp_path / "clip") == list(range(len(times)))
 
 
