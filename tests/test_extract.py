@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -593,6 +594,12 @@ def test_what_is_passed_over_is_said(tmp_path, monkeypatch):
         find_videos(source / "closed" / "list", "videos")
     with pytest.raises(PermissionError):
         find_videos(source / "closed", "videos")
+
+
+def test_the_endings_are_those_of_the_document():
+    text = (ROOT / "docs" / "data.md").read_text()
+    listed = text[text.index("whose name ends in"):text.index("in upper or lower case. Links")]
+    assert re.findall(r"\.\w+", listed) == list(VIDEOS)
 
 
 def test_many_names_are_cut_short(tmp_path):
