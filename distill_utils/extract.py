@@ -126,13 +126,10 @@ def _open(video):
     container = av.open(os.path.abspath(video), metadata_errors="replace",
                         container_options={"protocol_whitelist": "file"})
     try:
-        # the cover of a song is a stream of one picture
-        streams = [stream for stream in container.streams.video
-                   if not stream.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
+        stream = container.streams.best("video")
+        # the cover of a song is a stream too
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise BrokenVideo("there is no video in it")
-        best = container.streams.best("video")
-        stream = best if best in streams else streams[0]
         if stream.codec_context is None:
             raise BrokenVideo(f"no decoder for its codec{_codec_name(container, stream)}")
     except BaseException:
