@@ -318,6 +318,19 @@ def test_a_video_that_was_trimmed_by_its_edit_list(tmp_path):
     assert numbers(tmp_path / "clip") == list(range(22, 32))
 
 
+def test_a_stream_without_times(tmp_path):
+    """Bare H.264, as some cameras write it: its frame rate tells the times."""
+    film(tmp_path / "a.ts", fps=25)
+    with av.open(str(tmp_path / "a.ts")) as container:
+        content = b"".join(bytes(packet) for packet in container.demux(video=0))
+    (tmp_path / "a.m4v").write_bytes(content)
+    with av.open(str(tmp_path / "a.m4v")) as container:
+        assert any(packet.pts is None for packet in container.demux(video=0) if packet.size)
+    settings = replace(EVERY, frames=4, choose="middle", seconds=0.8)
+    assert extract_clip(tmp_path / "a.m4v", tmp_path / "clip", settings) == (4, None)
+    assert numbers(tmp_path / "clip") == [12, 17, 22, 27]      # 0.4 s to 1.2 s of 1.6 s
+
+
 def test_quality_is_that_of_the_files(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     encode(tmp_path / "a.mp4", [noise])
