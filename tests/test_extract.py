@@ -5,12 +5,15 @@ import json
 import math
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,7 +23,17 @@ from PIL import Image
 from conftest import ROOT
 from distill_utils import extract
 from distill_utils.dataset import FrameFolder, clip_positions, get_spec, grid_frames
-from distill_utils.extract import BrokenVideo, Settings, choose_frames, extract_all, extract_clip, scaled_size
+from distill_utils.extract import (
+    VIDEOS,
+    BrokenVideo,
+    Settings,
+    choose_frames,
+    choose_times,
+    extract_all,
+    extract_clip,
+    find_videos,
+    scaled_size,
+)
 from distill_utils.files import try_lock
 from test_files import fork, hang, wait_for
 
@@ -28,6 +41,9 @@ EVERY = Settings(frames=0, choose="spread", stride=1, im_size=56, quality=95, st
 VPX = {"cpu-used": "8", "deadline": "realtime", "b": "4000000", "qmax": "10"}
 CODECS = {".mp4": ("libx264", {"bf": "3"}), ".mov": ("libx264", {"bf": "0"}), ".webm": ("libvpx-vp9", VPX),
           ".avi": ("mpeg4", {"bf": "2", "b": "4000000"}), ".mkv": ("libvpx", VPX)}
+OTHERS = {".mpg": ("mpeg2video", {"bf": "2", "b": "4000000"}), ".wmv": ("wmv2", {"b": "4000000"}),
+          ".flv": ("flv1", {"b": "4000000"}), ".3gp": ("mpeg4", {"b": "4000000"}), ".ts": ("libx264", {"bf": "3"}),
+          ".mxf": ("mpeg2video", {"bf": "0", "b": "4000000"}), ".m4v": ("mpeg4", {"b": "4000000"})}
 
 
 def picture(number, size=(80, 60)):
@@ -35,15 +51,20 @@ def picture(number, size=(80, 60)):
     return np.full((size[1], size[0], 3), 20 + 5 * number, np.uint8)
 
 
-def encode(path, pictures, fps=10, times=None, **options):
-    """A video of pictures (H, W, 3), shown at times (in 1/fps s). Returns its path."""
-    codec, defaults = CODECS[path.suffix]
+def encode(path, pictures, fps=10, times=None, codec=None, pix_fmt=None, aspect=None, view=None, **options):
+    """A video of pictures (H, W, 3), shown at times (in 1/fps s). aspect: of a pixel. view: display matrix. Returns its
+    path."""
+    codec, defaults = (codec, {}) if codec else (CODECS | OTHERS)[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=defaults | options)
         stream.height, stream.width = pictures[0].shape[:2] if len(pictures) else (60, 80)
-        stream.pix_fmt = "yuv420p" if stream.width % 2 == stream.height % 2 == 0 else "yuv444p"
+        stream.pix_fmt = pix_fmt or ("yuv420p" if stream.width % 2 == stream.height % 2 == 0 else "yuv444p")
         stream.codec_context.thread_count = 1
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if view:
+            stream.set_display_matrix(view)
         container.start_encoding()
         for i, image in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
@@ -123,6 +144,28 @@ def test_no_length_means_every_frame(how):
         assert choose_frames(n, 0, how, 4).tolist() == list(range(n))
 
 
+@pytest.mark.parametrize("length", [1, 2, 8, 16])
+@pytest.mark.parametrize("seconds", [0.5, 2, 100])
+def test_moments_against_brute_force(length, seconds):
+    for n, fps in [(1, 25), (7, 3), (40, 10), (100, 24), (300, 30), (601, 60)]:
+        begins = [Fraction(5) + Fraction(i, fps) for i in range(n)]      # of a video that begins at 5 s
+        lasts = min(Fraction(seconds), Fraction(n, fps)) if n > 1 else 0
+        wanted = []
+        for i in range(length):
+            moment = (begins[0] + begins[-1] + (Fraction(1, fps) if n > 1 else 0)) / 2 - lasts / 2
+            moment += lasts * Fraction(2 * i + 1, 2 * length)
+            wanted.append(max(k for k in range(n) if begins[k] <= moment + Fraction(1, 1000)))
+        assert choose_times([float(t) for t in begins], length, seconds).tolist() == wanted
+        rounded = [math.floor(float(t) * 1000 + 0.5) / 1000 for t in begins]        # as Matroska writes them
+        assert np.abs(choose_times(rounded, length, seconds) - wanted).max() <= 1
+
+
+def test_moments_of_a_video_that_stands_still():
+    times = [0, 1, 2, 3, 3.1, 3.2, 3.3, 7]       # 8 moments of 8 s, half a second in
+    assert choose_times(times, 8, 100).tolist() == [0, 1, 2, 6, 6, 6, 6, 7]
+    assert choose_times([], 8, 2).tolist() == []
+
+
 @pytest.mark.parametrize("shape, size, stretch, wanted", [
     ((320, 240), 112, True, (160, 120)), ((426, 240), 112, True, (160, 120)), ((320, 240), 112, False, (160, 120)),
     ((426, 240), 112, False, (213, 120)), ((240, 426), 112, False, (120, 213)), ((1280, 720), 64, False, (121, 68)),
@@ -133,14 +176,15 @@ def test_frames_are_resized_before_the_cut(shape, size, stretch, wanted):
 
 # ---- one clip -----------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", CODECS)
+@pytest.mark.parametrize("kind", [*CODECS, *OTHERS])
 def test_every_frame_in_display_order(tmp_path, kind):
-    video = film(tmp_path / f"a{kind}")
-    if CODECS[kind][1].get("bf", "0") != "0":      # stored in another order than shown, or the test shows nothing
+    assert kind in VIDEOS
+    video = film(tmp_path / f"a{kind}", fps=25 if kind == ".mpg" or kind == ".mxf" else 10)
+    if (CODECS | OTHERS)[kind][1].get("bf", "0") != "0":      # stored in another order, or the test shows nothing
         with av.open(str(video)) as container:
             shown = [packet.pts for packet in container.demux(video=0) if packet.size]
             assert shown != sorted(shown)
-    assert extract_clip(video, tmp_path / "clip", EVERY) == 40
+    assert extract_clip(video, tmp_path / "clip", EVERY) == (40, None)
     assert numbers(tmp_path / "clip") == list(range(40)) and images(tmp_path / "clip").shape == (40, 56, 56, 3)
     assert sorted(os.listdir(tmp_path)) == [video.name, "clip"]
 
@@ -154,14 +198,15 @@ def test_the_chosen_frames_and_no_others(tmp_path, kind, how, frames, wanted):
     settings = Settings(8, how, 4, 32, 95, stretch=False)
     if how == "middle" and frames == 40:
         wanted = range(5, 34, 4)
-    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == len(set(wanted))
+    assert extract_clip(film(tmp_path / f"a{kind}", frames), tmp_path / "clip", settings) == (len(set(wanted)), None)
     assert numbers(tmp_path / "clip") == list(wanted)
 
 
 @pytest.mark.parametrize("seems", [8, 20, 33, 50, 400])
 def test_a_header_that_counts_wrongly(tmp_path, monkeypatch, seems):
-    monkeypatch.setattr(extract, "scan", lambda video: seems)
-    assert extract_clip(film(tmp_path / "a.webm", 33), tmp_path / "clip", Settings(4, "spread", 1, 32, 95, True)) == 4
+    monkeypatch.setattr(extract, "scan", lambda video: list(range(seems)))
+    video = film(tmp_path / "a.webm", 33)
+    assert extract_clip(video, tmp_path / "clip", Settings(4, "spread", 1, 32, 95, True)) == (4, None)
     assert numbers(tmp_path / "clip") == choose_frames(33, 4, "spread").tolist()
 
 
@@ -169,7 +214,7 @@ def test_a_header_that_counts_wrongly(tmp_path, monkeypatch, seems):
 @pytest.mark.parametrize("kind", [".mp4", ".webm", ".avi"])
 def test_a_variable_frame_rate_neither_repeats_nor_drops(tmp_path, kind, times):
     film(tmp_path / f"a{kind}", len(times), times=times, fps=25)
-    assert extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", EVERY) == len(times)
+    assert extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", EVERY) == (len(times), None)
     assert numbers(tmp_path / "clip") == list(range(len(times)))
 
 
@@ -213,19 +258,77 @@ def test_the_middle_is_cut_out(tmp_path, shape, stretch, x, y):
     assert frame[0].max() < 200 and frame[:, 0].max() < 200     # no row of the white that was cut off
 
 
-@pytest.mark.parametrize("turn, matrix", [      # clockwise, as the display matrix of mp4 says it
-    (1, (0, 65536, 0, -65536, 0, 0)), (2, (-65536, 0, 0, 0, -65536, 0)), (3, (0, -65536, 0, 65536, 0, 0))])
-def test_a_turned_camera(tmp_path, turn, matrix):
-    upright = cross(240, 360, slice(8, 232), slice(68, 292))
-    encode(tmp_path / "a.mp4", [np.ascontiguousarray(np.rot90(upright, turn))], crf="5")     # as the sensor saw it
-    content = (tmp_path / "a.mp4").read_bytes()
-    at = content.index(b"tkhd") + 44
-    matrix = b"".join(int(value).to_bytes(4, "big", signed=True) for value in matrix)
-    (tmp_path / "a.mp4").write_bytes(content[:at] + matrix + content[at + 24:])
-    extract_clip(tmp_path / "a.mp4", tmp_path / "clip", Settings(0, "spread", 1, 112, 95, False))
+@pytest.mark.parametrize("kind", [".mp4", ".mkv"])
+@pytest.mark.parametrize("a, b, c, d", [      # a pixel is shown at (a x + c y, b x + d y)
+    (1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0),         # turned
+    (-1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 0, -1), (0, -1, -1, 0),         # mirrored, and turned then
+    (0.996, 0.087, -0.087, 0.996)])                                     # 5 degrees
+def test_turned_and_mirrored_cameras(tmp_path, kind, a, b, c, d):
+    stored = cross(240, 360, slice(8, 232), slice(68, 292))
+    view = [round(65536 * value) for value in (a, b, 0, c, d, 0, 0, 0, 16384)]
+    encode(tmp_path / f"a{kind}", [stored], codec="libx264", crf="5", view=view)
+    extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", Settings(0, "spread", 1, 112, 95, False))
     frame = images(tmp_path / "clip")[0].mean(-1)
-    corners = [frame[20, 20], frame[20, 92], frame[92, 92], frame[92, 20]]
-    assert np.abs(np.subtract(corners, [16, 60, 110, 160])).max() < 8 and frame.max() < 200
+    for (x, y), grey in {(-1, -1): 16, (1, -1): 60, (1, 1): 110, (-1, 1): 160}.items():
+        column, row = round(a * x + c * y), round(b * x + d * y)
+        assert abs(frame[56 + 36 * row, 56 + 36 * column] - grey) < 8
+    assert frame.max() < 200
+
+
+@pytest.mark.parametrize("kind, view, stretch", [
+    *((kind, None, False) for kind in (".mp4", ".mkv", ".avi", ".ts", ".wmv")), (".mp4", None, True),
+    *((kind, (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30), False) for kind in (".mp4", ".mkv"))])
+def test_pixels_that_are_no_squares(tmp_path, kind, view, stretch):
+    stored = cross(160, 240, slice(24, 136), slice(8, 232))       # shown as 320x240
+    codec = "libx264" if kind == ".mkv" else None       # VP8 says nothing of its pixels
+    encode(tmp_path / f"a{kind}", [stored], codec=codec, aspect=Fraction(2), view=view)
+    extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", Settings(0, "spread", 1, 112, 95, stretch))
+    frame = images(tmp_path / "clip")[0].mean(-1)
+    assert frame[1:-1, 1:-1].max() < 200     # none of the white that was cut off
+    greys = [frame[20, 20], frame[20, 92], frame[92, 92], frame[92, 20]]
+    assert np.abs(np.subtract(greys, [160, 16, 60, 110] if view else [16, 60, 110, 160])).max() < 12
+    assert abs(frame[20, 50] - greys[0]) < 12 and abs(frame[20, 62] - greys[1]) < 12     # the cross is in the middle
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray10le", "gray16le", "yuv420p10le", "yuv444p16le", "bgr0"])
+def test_grey_and_deep_pixels(tmp_path, pix_fmt):
+    encode(tmp_path / "a.mkv", [picture(i) for i in (0, 7, 39)], codec="ffv1", pix_fmt=pix_fmt, strict="-2")
+    extract_clip(tmp_path / "a.mkv", tmp_path / "clip", EVERY)
+    assert numbers(tmp_path / "clip") == [0, 7, 39]
+
+
+@pytest.mark.parametrize("kind", [*CODECS, *OTHERS])
+def test_a_video_that_does_not_begin_at_zero(tmp_path, kind):
+    film(tmp_path / f"a{kind}", 20, times=range(125, 145), fps=25)
+    extract_clip(tmp_path / f"a{kind}", tmp_path / "clip", EVERY)
+    assert numbers(tmp_path / "clip") == list(range(20))
+
+
+def test_a_video_that_was_trimmed_by_its_edit_list(tmp_path):
+    """As phones trim: the file holds 40 frames, the list says which are shown."""
+    video = film(tmp_path / "a.mp4", g="10")
+    content = bytearray(video.read_bytes())
+    at = content.index(b"elst") + 12
+    begin = int.from_bytes(content[at + 4:at + 8], "big")
+    with av.open(str(video)) as container:
+        begin += int(2.2 / container.streams.video[0].time_base)
+    content[at:at + 8] = (1000).to_bytes(4, "big") + begin.to_bytes(4, "big")     # 1 s from 2.2 s on
+    video.write_bytes(content)
+    extract_clip(video, tmp_path / "clip", EVERY)
+    assert numbers(tmp_path / "clip") == list(range(22, 32))
+
+
+def test_a_stream_without_times(tmp_path):
+    """Bare H.264, as some cameras write it: its frame rate tells the times."""
+    film(tmp_path / "a.ts", fps=25)
+    with av.open(str(tmp_path / "a.ts")) as container:
+        content = b"".join(bytes(packet) for packet in container.demux(video=0))
+    (tmp_path / "a.m4v").write_bytes(content)
+    with av.open(str(tmp_path / "a.m4v")) as container:
+        assert any(packet.pts is None for packet in container.demux(video=0) if packet.size)
+    settings = replace(EVERY, frames=4, choose="middle", seconds=0.8)
+    assert extract_clip(tmp_path / "a.m4v", tmp_path / "clip", settings) == (4, None)
+    assert numbers(tmp_path / "clip") == [12, 17, 22, 27]      # 0.4 s to 1.2 s of 1.6 s
 
 
 def test_quality_is_that_of_the_files(tmp_path):
@@ -253,6 +356,28 @@ def sound(path):
         container.mux(stream.encode())
 
 
+def song(path, codec="mjpeg", cover=av.stream.Disposition.attached_pic):
+    """A song and its cover."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(codec, rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 80, 60, "yuvj420p"
+        pictures.disposition = cover
+        music = container.add_stream("aac", rate=48000, layout="mono")
+        frame = av.VideoFrame.from_ndarray(picture(3), "rgb24").reformat(format="yuvj420p")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        container.mux([*pictures.encode(frame), *pictures.encode()])
+        for i in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.rate, frame.pts, frame.time_base = 48000, 1024 * i, Fraction(1, 48000)
+            container.mux(music.encode(frame))
+        container.mux(music.encode())
+
+
+def rename_codec(path, tag, other):
+    film(path)
+    path.write_bytes(path.read_bytes().replace(tag, other))
+
+
 BROKEN = {
     "zero.mp4": (lambda path: encode(path, []), "no video in it"),
     "zero.avi": (lambda path: encode(path, []), "0 of its 0 frames"),
@@ -264,6 +389,12 @@ BROKEN = {
     "cut.webm": (lambda path: cut(film(path), 0.4), r"it ends after [012]\.\d of 4\.0 seconds"),
     "cut.mkv": (lambda path: cut(film(path), 0.4), r"it ends after [012]\.\d of 4\.0 seconds"),
     "sound.mp4": (sound, "no video in it"),
+    "song.mp4": (song, "no video in it"),
+    "late.mkv": (lambda path: cut(film(path, times=range(99, 139)), 0.4), r"it ends after 1[01]\.\d of 13\.9 seconds"),
+    "codec.mp4": (lambda path: rename_codec(path, b"avc1", b"zz99"), "no decoder for its codec zz99$"),
+    "codec.avi": (lambda path: rename_codec(path, b"FMP4", b"zz99"), "no decoder for its codec zz99$"),
+    "codec.mkv": (lambda path: rename_codec(path, b"V_VP8", b"V_QQQ"), "no decoder for its codec$"),
+    "device.mp4": (lambda path: path.symlink_to(os.devnull), "it is not a file"),
     "empty.mp4": (lambda path: path.touch(), "Invalid data"),
     "text.avi": (lambda path: path.write_text("not found"), "Invalid data"),
     "gone.mp4": (lambda path: path.symlink_to("nowhere"), "No such file"),
@@ -283,6 +414,18 @@ def test_broken_videos_say_why_and_leave_nothing(tmp_path, name):
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_cover_is_not_taken_for_the_video(tmp_path):
+    song(tmp_path / "a.mp4", cover=av.stream.Disposition.default)       # what else is one picture is a video of one
+    assert extract_clip(tmp_path / "a.mp4", tmp_path / "clip", EVERY) == (1, None)
+
+
+def test_a_video_that_never_has_as_many_frames_as_before(tmp_path, monkeypatch):
+    counts = iter(range(50, 60))
+    monkeypatch.setattr(extract, "write_frames", lambda *args: (next(counts), 0, 0))
+    with pytest.raises(BrokenVideo, match="it changes while it is read"):
+        extract_clip(film(tmp_path / "a.mp4"), tmp_path / "clip", Settings(4, "spread", 1, 32, 95, True))
+
+
 @pytest.mark.parametrize("damaged", [1, 10])
 def test_frames_behind_a_damaged_one_are_kept(tmp_path, damaged):
     video = film(tmp_path / "a.mp4", g="1", bf="0")       # each frame by itself
@@ -296,8 +439,31 @@ def test_frames_behind_a_damaged_one_are_kept(tmp_path, damaged):
         with pytest.raises(BrokenVideo, match="30 of its 40 frames can be decoded"):
             extract_clip(video, tmp_path / "clip", EVERY)
     else:
-        extract_clip(video, tmp_path / "clip", EVERY)
+        damage = extract_clip(video, tmp_path / "clip", EVERY)[1]
+        assert damage == "at least 1 of its 40 frames are damaged"
         assert numbers(tmp_path / "clip") == [i for i in range(40) if i != 20]
+
+
+def test_damage_that_the_decoder_conceals_is_listed_until_it_is_mended(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    video = encode(tmp_path / "videos" / "a.avi", [rng.integers(0, 256, (60, 80, 3), np.uint8) for _ in range(40)],
+                   g="10", bf="0")
+    whole = video.read_bytes()
+    with av.open(str(video)) as container:
+        place, size = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.is_keyframe][2]
+    content = bytearray(whole)
+    content[place + size // 2:place + size] = rng.bytes(size - size // 2)
+    video.write_bytes(content)
+    run([video], tmp_path / "set")
+    assert len(images(tmp_path / "set" / "jpegs" / "a")) == 40 and "1 of damaged videos" in capsys.readouterr().err
+    line = "a.avi\tat least 1 of its 40 frames are damaged\n"
+    assert (tmp_path / "set" / "damaged_videos.txt").read_text() == line
+    run([video], tmp_path / "set")      # nothing made: the clip is still that of a damaged video
+    assert (tmp_path / "set" / "damaged_videos.txt").read_text() == line
+    video.write_bytes(whole)
+    shutil.rmtree(tmp_path / "set" / "jpegs" / "a")
+    run([video], tmp_path / "set")
+    assert (tmp_path / "set" / "damaged_videos.txt").read_text() == ""
 
 
 # ---- all clips ----------------------------------------------------------------------------------------------------
@@ -360,13 +526,114 @@ def test_nothing_but_broken_videos_is_an_error(tmp_path):
 @pytest.mark.parametrize("name, why", [(None, "do not say which clip"), ("", "do not say which clip"),
     *((name, "cannot be the name of a folder in jpegs") for name in (
         "..", ".", "../x", "a/b", "/tmp/x", "x/", "a\nb", "a\tb", "bad\udcff", ".unfinished-1", "nul\0")),
-    ("0", "0.mp4 is to become the same clip"), ("\u6f22" * 86, "258 bytes, and 255 are allowed")])
+    ("\u6f22" * 86, "258 bytes, and 255 are allowed")])
 def test_names_that_cannot_be_clips_are_refused(tmp_path, videos, name, why):
     run(videos[:2], tmp_path / "set", names=["0", name])
     file, reason = (tmp_path / "set" / "broken_videos.txt").read_text().strip().split("\t")
     assert file == "1.mp4" and why in reason
     assert os.listdir(tmp_path / "set" / "jpegs") == ["0"] and sorted(os.listdir(tmp_path)) == ["set", "videos"]
 
+
+def test_videos_of_one_clip_in_two_places_are_named(tmp_path, videos):
+    other = film(tmp_path / "videos" / "b" / "0.mp4", 5)
+    assert run([videos[0], other], tmp_path / "set") == {"jpegs/0": 20}
+    name, why = (tmp_path / "set" / "broken_videos.txt").read_text().split("\t")
+    assert name == "b/0.mp4" and "videos/0.mp4 is to become the same clip: rename one" in why
+
+
+def test_names_that_the_file_system_takes_for_one(tmp_path, videos, monkeypatch):
+    names = ["Clip", "clip", "caf\u00e9", "cafe\u0301"]
+    assert len(run(videos[:4], tmp_path / "linux", names=names)) == 4
+    monkeypatch.setattr(extract, "_ignores_case", lambda folder: (folder / ".extract.lock").exists())
+    assert sorted(run(videos[:4], tmp_path / "mac", names=names)) == ["jpegs/Clip", "jpegs/caf\u00e9"]
+    lines = (tmp_path / "mac" / "broken_videos.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["1.mp4", "3.mp4"]
+    assert "0.mp4 is to become the same clip, because this file system takes upper and lower case for one" in lines[0]
+
+
+def test_of_two_copies_of_a_clip_the_first_that_can_be_read_is_used(tmp_path, videos, capsys):
+    good = film(videos[0].with_name("0.webm"), 5)
+    broken = videos[1].with_name("1.avi")
+    broken.touch()
+    jobs = [videos[0], good, broken, videos[1]], tmp_path / "set"
+    for _ in range(2):      # of clips that are there the list stays
+        assert run(*jobs, names=["0", "0", "1", "1"]) == {"jpegs/0": 20, "jpegs/1": 21}
+        assert (tmp_path / "set" / "broken_videos.txt").read_text() == (
+            "1.avi\tInvalid data found when processing input; 1.mp4 is used in its place\n")
+        assert ("passed over: all but the first readable one of 0.mp4 and 0.webm, 1.avi and 1.mp4"
+                in capsys.readouterr().err)
+    videos[2].write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 2 videos"):
+        run([videos[2], broken], tmp_path / "other", names=["2", "2"])
+    assert (tmp_path / "other" / "broken_videos.txt").read_text().count("when processing input\n") == 2
+
+
+# ---- which videos -------------------------------------------------------------------------------------------------
+
+def test_what_is_passed_over_is_said(tmp_path, monkeypatch):
+    source = tmp_path / "videos"
+    (source / "a" / "b" / "c").mkdir(parents=True)
+    for name in ("a/1.MP4", "a/2.m2ts", "a/b/3.Mpeg", "a/gone.avi/x.mp4", "closed/4.mp4", ".trash/5.mp4", "a/.6.mp4",
+                 "a/list.txt", "a/b/1.JPG", "a/b/2.jpg", "a/b/README"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).touch()
+    (source / "a" / "7.mp4").symlink_to("nowhere")       # told as a video that gives no clip
+    (source / "a" / "class").symlink_to("nowhere")
+    (source / "a" / "self").symlink_to("self")
+    (source / "a" / "b" / "up").symlink_to(source)
+    (source / "linked").symlink_to(source / "a" / "b" / "c")
+    (source / "a" / "b" / "c" / "8.ts").touch()
+    (source / "a" / "b" / "c" / "round").symlink_to(source / "linked")
+    scandir = os.scandir
+
+    def closed(folder):
+        if os.path.basename(folder) == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(extract.os, "scandir", closed)
+    videos, passed = find_videos(source, "videos")
+    names = sorted(str(video.relative_to(source)) for video in videos)
+    assert names == sorted(["a/1.MP4", "a/2.m2ts", "a/7.mp4", "a/b/3.Mpeg", "a/b/c/8.ts", "a/gone.avi/x.mp4",
+                            "linked/8.ts"])
+    circle = "(a link to a folder that it lies in)"
+    assert passed == ("4 other files (.jpg 2, without ending 1, .txt 1); 2 hidden; folders not read: "
+                      f"a/b/c/round {circle}, a/b/up {circle}, closed (Permission denied), linked/round {circle}; "
+                      "links that lead nowhere: a/class, a/self")
+    assert find_videos(source / "linked", "videos", ["x"])[1] == "folders not read: round"
+    with pytest.raises(ValueError, match=r"no video below .*\(passed over: 1 other files \(.txt 1\)\): unpack"):
+        (source / "closed" / "list").mkdir()
+        (source / "closed" / "list" / "4.txt").touch()
+        find_videos(source / "closed" / "list", "videos")
+    with pytest.raises(PermissionError):
+        find_videos(source / "closed", "videos")
+
+
+def test_the_endings_are_those_of_the_document():
+    text = (ROOT / "docs" / "data.md").read_text()
+    listed = text[text.index("whose name ends in"):text.index("in upper or lower case. Links")]
+    assert re.findall(r"\.\w+", listed) == list(VIDEOS)
+
+
+def test_many_names_are_cut_short(tmp_path):
+    for i in range(9):
+        (tmp_path / f"a.{i}").touch()
+        (tmp_path / f"b{i}").symlink_to("nowhere")
+    (tmp_path / "x.avi").touch()
+    passed = find_videos(tmp_path, "videos")[1]
+    assert passed.startswith("9 other files (.0 1, .1 1, .2 1, .3 1, .4 1 and 4 more); links that lead nowhere: b0, b1")
+    assert passed.endswith("b4 and 4 more")
+
+
+def test_a_run_ends_with_what_was_passed_over(tmp_path, videos, capsys):
+    run(videos[:1], tmp_path / "set", passed="3 hidden")
+    captured = capsys.readouterr()
+    assert "passed over: 3 hidden\n" in captured.err and captured.out.startswith("RESULT ")
+    run(videos[:1], tmp_path / "set")
+    assert "passed over" not in capsys.readouterr().err
+
+
+# ---- settings and processes ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("change, difference", [
     ({"im_size": 64}, "im_size 56 there, 64 asked"), ({"frames": 8}, "frames 0 there, 8 asked"),
@@ -381,6 +648,17 @@ def test_clips_of_two_kinds_are_not_mixed(tmp_path, videos, change, difference):
         run(videos, tmp_path / "set")
     del before["settings_jpegs.json"]
     assert contents(tmp_path / "set") == before
+
+
+def test_clips_from_before_there_were_seconds_go_on(tmp_path, videos):
+    run(videos[:1], tmp_path / "set")
+    file = tmp_path / "set" / "settings_jpegs.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("seconds") == 0
+    file.write_text(json.dumps(settings))
+    assert len(run(videos[:2], tmp_path / "set")) == 2
+    with pytest.raises(ValueError, match=r"seconds 0 there, 2 asked.: ask for the same with --stride 1, move them"):
+        run(videos, tmp_path / "set", replace(EVERY, seconds=2))
 
 
 def test_one_extraction_at_a_time(tmp_path, videos):
@@ -557,7 +835,8 @@ def test_hmdb51_with_its_names(tmp_path, script):
 
 
 @pytest.mark.parametrize("dataset, folder, frames, wanted", [
-    ("Kinetics400", "Kinetics", 8, range(2, 38, 5)), ("Kinetics400_long", "Kinetics_long", 16, range(4, 36, 2))])
+    ("Kinetics400", "Kinetics", 8, [11, 13, 16, 18, 21, 23, 26, 28]),      # 10 frames a second: 1.0 s to 3.0 s
+    ("Kinetics400_long", "Kinetics_long", 16, [10, 11, 13, 14, 15, 16, 18, 19, 20, 21, 23, 24, 25, 26, 28, 29])])
 def test_kinetics_around_the_middle(tmp_path, script, dataset, folder, frames, wanted):
     source = tmp_path / "k400"
     film(source / "train" / "playing cards" / "-_0aB3dEfGh_000010_000020.mp4")
@@ -583,6 +862,37 @@ def test_kinetics_around_the_middle(tmp_path, script, dataset, folder, frames, w
     assert {key: again[key] for key in ("made", "present", "short")} == {"made": 0, "present": 4, "short": 1}
 
 
+def test_kinetics_clips_last_the_same_time_at_any_frame_rate(tmp_path, script):
+    for fps in (5, 10, 20):
+        encode(tmp_path / "k400" / "train" / f"abcdefgh_{fps:02d}_0_4.mp4",
+               [picture(i * 20 // fps // 4) for i in range(4 * fps)], fps)      # shows the time in fifths of a second
+    script("extract_k400.py", tmp_path / "k400", tmp_path, "--seconds", 3.2)
+    for fps in (5, 10, 20):
+        shown = numbers(tmp_path / "Kinetics" / "train" / f"abcdefgh_{fps:02d}_000000_000004")
+        assert shown == [3, 5, 7, 9, 11, 13, 15, 17]      # 2.0 s - 1.6 s + 0.2 s and so on, 0.4 s apart
+
+
+def test_kinetics_by_a_stride_goes_on_as_it_began(tmp_path, script):
+    source = tmp_path / "k400"
+    film(source / "train" / "abcdefghijk_0_10.mp4")
+    script("extract_k400.py", source, tmp_path, "--stride", 4)
+    assert numbers(tmp_path / "Kinetics" / "train" / "abcdefghijk_000000_000010") == list(range(5, 34, 4))
+    film(source / "train" / "abcdefghijk_10_20.mp4")
+    with pytest.raises(SystemExit):
+        script("extract_k400.py", source, tmp_path)
+    assert script("extract_k400.py", source, tmp_path, "--stride", 4)["present"] == 1
+
+
+def test_kinetics_reads_its_folders_and_names_the_others(tmp_path, run_here):
+    source = tmp_path / "k400"
+    for name in ("train/abcdefghijk_0_10.mp4", "extra/abcdefghijk_0_10.mp4", "abcdefghijk_0_10.mp4"):
+        film(source / name, 8)
+    (source / "test").mkdir()
+    said = run_here("extract_frames/extract_k400.py", "--source", source, "--data_path", tmp_path, "--num_workers", 1)
+    assert "passed over: folders not read: extra\n" in said.err and result(said.out)["made"] == 1
+    assert (tmp_path / "Kinetics" / "broken_videos.txt").read_text().startswith("abcdefghijk_0_10.mp4\tits place")
+
+
 def test_ssv2_straight_from_webm(tmp_path, script):
     for number in (7, 220847):
         film(tmp_path / "20bn-something-something-v2" / f"{number}.webm", 40)
@@ -604,23 +914,76 @@ def test_a_wrong_source(tmp_path, monkeypatch, name, message):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("test", ["test", "val"])
-def test_folders_that_say_the_split(tmp_path, monkeypatch, capsys, test):
-    monkeypatch.syspath_prepend(ROOT / "extract_frames")
-    for split, label, first in (("train", "up", 0), ("train", "down", 1), (test, "up", 2), (test, "down", 3)):
+@pytest.mark.parametrize("train, test", [
+    ("train", "test"), ("train", "val"), ("Train", "Test"), ("TRAINING", "testing"), ("train", "validation"),
+    ("training", "valid")])
+def test_folders_that_say_the_split(tmp_path, run_here, train, test):
+    for split, label, first in ((train, "up", 0), (train, "down", 1), (test, "up", 2), (test, "down", 3)):
         film(tmp_path / "videos" / split / label / "0.mp4", 3, first)      # one name in both
-    monkeypatch.setattr(sys, "argv", ["extract_folder", "--source", str(tmp_path / "videos"), "--target",
-                                      str(tmp_path / "out"), "--num_workers", "1"])
-    main = __import__("extract_folder").main
-    main()
+    words = ["extract_frames/extract_folder.py", "--source", tmp_path / "videos", "--target", tmp_path / "out",
+             "--num_workers", 1]
+    run_here(*words)
     assert (tmp_path / "out" / "split.csv").read_text().splitlines() == [
         "folder_name,label,split", *sorted([f"{test}_down_0,down,test", f"{test}_up_0,up,test",
-                                            "train_down_0,down,train", "train_up_0,up,train"])]
-    mine = f"folder_name,label,split\ntrain_up_0,up,train\n{test}_up_0,up,test\n"
+                                            f"{train}_down_0,down,train", f"{train}_up_0,up,train"])]
+    mine = f"folder_name,label,split\n{train}_up_0,up,train\n{test}_up_0,up,test\n"
     (tmp_path / "out" / "split.csv").write_text(mine)
-    main()
+    said = run_here(*words).err
     assert (tmp_path / "out" / "split.csv").read_text() == mine
-    assert "2 clips are not in" in capsys.readouterr().err      # of videos that came later, or were mended
+    assert "2 clips are not in" in said      # of videos that came later, or were mended
+
+
+def test_validation_beside_test(tmp_path, run_here):
+    for split in ("train", "Val", "test"):
+        for label in ("up", "down "):
+            film(tmp_path / "videos" / split / label / "0.mp4", 3)
+    words = ["extract_frames/extract_folder.py", "--source", tmp_path / "videos", "--target", tmp_path / "out",
+             "--num_workers", 1]
+    for _ in range(2):
+        said = run_here(*words)
+        assert "note: 2 videos in Val are neither for training nor for testing, because there are test" in said.err
+        assert "note: the labels of the class folders ['down '] are without the blanks" in said.err
+        assert "clips are not in" not in said.err
+    assert len(os.listdir(tmp_path / "out" / "frames")) == 6
+    assert (tmp_path / "out" / "split.csv").read_text().splitlines()[1:] == [
+        "test_down _0,down,test", "test_up_0,up,test", "train_down _0,down,train", "train_up_0,up,train"]
+
+
+@pytest.fixture
+def sort_videos(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "extract_frames")
+    module = __import__("extract_folder")
+    return lambda *names: {str(video): row for video, row in module.sort_videos(
+        [Path(name) for name in sorted(names)], ".", 5).items()}
+
+
+def test_folders_named_train_and_test_may_be_classes(sort_videos):
+    rows = sort_videos("train/0.mp4", "test/0.mp4", "bus/0.mp4")
+    assert rows["train/0.mp4"] == ("train_0", "train", "test")
+    rows = sort_videos("train/up/0.mp4", "test/up/0.mp4", "x.mp4", "other/up/0.mp4", "train/0.mp4", "train/up/x/0.mp4")
+    assert [name for name, row in rows.items() if row[0]] == ["test/up/0.mp4", "train/up/0.mp4"]
+
+
+def test_copies_of_a_clip_share_a_line(sort_videos):
+    rows = sort_videos("a/0.mp4", "a/0.webm", "a/1.mp4", "a_b/c.mp4", "a/b_c.mp4")
+    assert rows["a/0.mp4"] == rows["a/0.webm"] == ("a_0", "a", "test") and rows["a/1.mp4"] == ("a_1", "a", "train")
+    assert len(set(rows.values())) == 3         # a_b/c and a/b_c would be one clip: the first is
+
+
+@pytest.mark.parametrize("names", [("a", "a "), ("a", "A"), ("caf\u00e9", "cafe\u0301")])
+def test_classes_of_almost_one_name_are_refused(sort_videos, names):
+    both = ", ".join(map(ascii, sorted(names))).replace("\\", r"\\")
+    with pytest.raises(ValueError, match=f"the class folders {both} in . differ only by case, blanks"):
+        sort_videos(*(f"{name}/{i}.mp4" for i, name in enumerate(names)))
+    with pytest.raises(ValueError, match="the class folders"):
+        sort_videos(f"train/{names[0]}/0.mp4", f"test/{names[1]}/0.mp4")
+
+
+@pytest.mark.parametrize("names, folders", [(("train/up/0.mp4", "x.mp4"), r"\['train'\]"),
+    (("learn/up/0.mp4", "exam/up/0.mp4"), r"\['exam', 'learn'\]"), (("0.mp4",), r"\[\]")])
+def test_another_layout_is_named(sort_videos, names, folders):
+    with pytest.raises(ValueError, match=rf"lies as <class>/<video>, or train/.*the folders with videos are {folders}"):
+        sort_videos(*names)
 
 
 def test_whatever_one_odd_video_raises_is_its_own_fault(tmp_path, videos, monkeypatch):
