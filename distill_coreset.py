@@ -7,6 +7,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import networks
@@ -15,8 +16,10 @@ from distill_utils import args as flags
 from distill_utils.coreset import METHODS
 from distill_utils.files import replacing
 from distill_utils.progress import progress
+from distill_utils.published import FLOATS, plain, read_pt
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
+from distill_utils.storage import check_file, check_values
 from distill_utils.synset import SETS, method_name
 
 
@@ -69,15 +72,28 @@ def main():
 
 def read_weights(path, model, spec):
     """The state dict of a file. ValueError unless it is one of the network, before any work is done."""
+    name = f"--pretrained_path {path}"
     try:
-        state = (load_file(path) if Path(path).suffix == ".safetensors"
-                 else torch.load(path, map_location="cpu", weights_only=True))
+        if Path(path).suffix == ".safetensors":
+            check_file(path)
+            state = load_file(path)
+        else:
+            state = read_pt(path, "--pretrained_path")
         with torch.device("meta"):
-            networks.lookup(model)(spec).load_state_dict(state, assign=True)
-    except Exception as error:      # whatever the readers meet in a file that is none
-        raise ValueError(f"--pretrained_path {path} is not a state dict of {model} for this data set ({error}): give "
-                         "the network.safetensors of a run with --train_epochs") from error
-    return state
+            wanted = networks.lookup(model)(spec).state_dict()
+        if not isinstance(state, dict) or state.keys() != wanted.keys():
+            raise ValueError(f"it has not the names {', '.join(list(wanted)[:3])}, ... alone")
+        for key, value in wanted.items():
+            dtypes = FLOATS if value.is_floating_point() else (value.dtype,)
+            here = plain(state[key], f"its {key}", dtypes)
+            if here.shape != value.shape:
+                raise ValueError(f"its {key} has the shape {tuple(here.shape)}, and the network's {tuple(value.shape)}")
+            check_values(f"its {key}", here)
+    except (ValueError, SafetensorError) as error:
+        reason = "it is no safetensors file, or not a whole one" if isinstance(error, SafetensorError) else error
+        raise ValueError(f"{name} is not a state dict of {model} for this data set ({reason}): give the "
+                         "network.safetensors of a run with --train_epochs") from None
+    return {key: value.detach() for key, value in state.items()}
 
 
 def feature_network(args, run, data, settings, weights):

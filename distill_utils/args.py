@@ -13,6 +13,7 @@ from distill_utils.dataset import DATA, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolve_precision
 from distill_utils.matching import UNROLLS
 from distill_utils.protocols import PROTOCOLS
+from distill_utils.published import VALUES
 from distill_utils.storage import STORES
 from networks import check_network, get_eval_pool
 
@@ -182,6 +183,12 @@ def add_eval_args(parser, model="ConvNet3D"):
                                   "(not yet run on a GPU)"))
     group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
     add_dsa_args(parser)
+
+
+def add_values_arg(group):
+    group.add_argument("--values", choices=tuple(VALUES), help="what the pixels of a .pt file of another program are: "
+                       "normalised as those of --dataset, unit (0 to 1) or bytes (0 to 255); if not given, normalised, "
+                       "and a file that does not look so is refused")
 
 
 def add_model_arg(group, model="ConvNet3D"):

@@ -4,6 +4,8 @@ Which of a set's tensors may be coded as pictures and which stay exact is told b
 here knows the kinds of sets.
 """
 import json
+import math
+import re
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from safetensors.torch import save_file
 from distill_utils.files import replacing
 
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+LARGEST = 1e15      # of a value in a set: the variance of a batch of larger ones is more than float32 holds
+METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,99}")     # it becomes part of the name of a run's folder
 
 
 def pack(synset, store, spec):
@@ -97,30 +101,142 @@ def save_synset(path, synset, spec, store="float32", **header):
 
 def read_synset(path, kinds):
     """Reads a set: (set, header). kinds: its classes by name. Raises ValueError that names the file when it is not one
-    of ours."""
-    if not Path(path).is_file():
+    of ours, or does not hold together: nothing in it is believed, and nothing built before it was compared."""
+    if not Path(path).exists():
         raise ValueError(f"there is no synthetic set at {path}: give the synset.safetensors of a run")
     try:
+        check_file(path)
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
+            header = check_header((file.metadata() or {}).get("header"), kinds)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        synset = build(kinds[header["kind"]], header["arguments"], unpack(tensors))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        kind = kinds[header["kind"]]
+        check_store(tensors, header["store"], kind.exact)
+        synset = build_checked(kind, header["arguments"], unpack(tensors))
+        check_agreement(header, synset)
+    except (ValueError, SafetensorError) as error:
+        if isinstance(error, SafetensorError):
+            error = "it is no safetensors file, or not a whole one"
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
-                         "run") from error
+                         "run") from None
     return synset, header
 
 
-def read_static_pt(path):
-    """The images (N, C, H, W) of another program's static memory: a `.pt` file, a dict with the key "image", read as
-    plain tensors only. ValueError that names the file for any other content."""
+def check_file(path):
+    """ValueError unless a path is a file that can be read and is not empty. (A pipe would be waited for.)"""
+    if Path(path).is_dir():
+        raise ValueError("it is a folder")
+    if not Path(path).is_file():
+        raise ValueError("there is no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # whatever the unpickler meets in a file that is no plain tensor file
-        raise ValueError(f"--path_static {path} is not a file of plain tensors ({error}): make a static memory "
-                         "with distill_DC.py") from error
-    images = content.get("image") if isinstance(content, dict) else None
-    if not torch.is_tensor(images):
-        raise ValueError(f'--path_static {path} has no tensor "image": a static memory is a dict with the key '
-                         '"image", (K * spc, 3, H, W)')
-    return images.detach().float()
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise ValueError("it is empty")
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
+
+
+def check_header(text, kinds):
+    """The header of a set, from its text, with every entry that is read of it. ValueError for what cannot be one."""
+    try:
+        header = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        raise ValueError("its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise ValueError("it has no header with the kind of the set")
+    numbers = (int, float)
+    types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
+             "labels": list, "store": str, "method": str, "dataset": str, "syn_lr": numbers}
+    optional = {"method", "dataset", "syn_lr"}
+    for name, wanted in types.items():
+        value = header.get(name)
+        if value is None and name in optional:
+            continue
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError(f"its header has no {name}" if value is None else f"the {name} of its header is a "
+                             f"{type(value).__name__}")
+    for name, wanted in {"classes": str, "labels": int, "mean": numbers, "std": numbers}.items():
+        if not all(isinstance(value, wanted) and not isinstance(value, bool) for value in header[name]):
+            raise ValueError(f"the {name} of its header are not {'names' if wanted is str else 'numbers'}")
+    if header["kind"] not in kinds:
+        raise ValueError(f"it holds a kind of set that is not one of {', '.join(kinds)}")
+    if header["store"] not in STORES:
+        raise ValueError(f"its header names a store that is not one of {', '.join(STORES)}")
+    if header.get("method") is not None and not METHOD.fullmatch(header["method"]):
+        raise ValueError("the method of its header is more than letters, digits, - _ and +")
+    rate = header.get("syn_lr")
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError("the syn_lr of its header is no learning rate")
+    return header
+
+
+def check_store(tensors, store, exact):
+    """ValueError unless the tensors of a file are in the types of its store, each uint8 one with a range by channel."""
+    for name, value in tensors.items():
+        coded = name.removesuffix(".range")
+        if name != coded:
+            if store != "uint8" or coded not in tensors or value.dtype != torch.float32 or (
+                    value.shape != (2, *tensors[coded].shape[-3:-2])):
+                raise ValueError(f"its tensor {name[:80]!r} is not the range of another")
+        elif store != "float32" and not name.startswith(exact) and (
+                value.dtype != STORES[store] or store == "uint8" and f"{name}.range" not in tensors):
+            raise ValueError(f"its tensor {name[:80]!r} is not in the store that its header names, {store}")
+
+
+def build_checked(kind, arguments, state):
+    """`build` of arguments and a state that may not belong together: ValueError names what does not. The tensors are
+    there already, so no number among the arguments can be larger than they are."""
+    most = sum(value.numel() for value in state.values())
+    for name, value in arguments.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (bool, float, dict, list)) or (
+                    isinstance(number, int) and not 1 <= number <= most):
+                raise ValueError(f"the argument {name[:80]!r} of its header is not a count that its tensors can have")
+    for name, modules in getattr(kind, "counted", {}).items():
+        found = len({key.split(".")[1] for key in state if key.startswith(f"{modules}.")})
+        if arguments.get(name, 1) != found:
+            raise ValueError(f"its header says {name} {arguments.get(name, 1)}, and its tensors are of {found}")
+    try:
+        with torch.device("meta"):
+            expected = kind(**arguments).state_dict()
+    except Exception as error:      # whatever a class says to arguments that are not its own
+        raise ValueError(f"the arguments of its header build no {kind.__name__}") from error
+    for name in sorted(expected.keys() ^ state.keys()):
+        raise ValueError(f"it has {'a' if name in state else 'no'} tensor {name[:80]!r}, unlike a {kind.__name__} of "
+                         "the arguments of its header")
+    for name in expected:
+        here, wanted = state[name], expected[name]
+        if here.shape != wanted.shape or here.dtype != wanted.dtype:
+            raise ValueError(f"its tensor {name} is {here.dtype} {tuple(here.shape)}, but by the arguments of its "
+                             f"header {wanted.dtype} {tuple(wanted.shape)}")
+        check_values(name, here)
+    synset = build(kind, arguments, state)
+    built = json.loads(json.dumps(synset.arguments))
+    for name, value in arguments.items():
+        if name in built and built[name] != value:
+            raise ValueError(f"its header says {name} {value}, and its tensors {built[name]}")
+    return synset
+
+
+def check_values(name, tensor):
+    """ValueError for values that are not finite, or so large that standardising them is not."""
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = (value.item() for value in tensor.aminmax())        # NaN where there is one
+        if not max(-low, high) <= LARGEST:
+            raise ValueError(f"{name} holds values that are not finite, or too large to train on ({low:.3g} to "
+                             f"{high:.3g}): make it again, with a lower learning rate")
+
+
+def check_agreement(header, synset):
+    """ValueError unless the header of a set says of it what it is."""
+    classes, frames, size = len(header["classes"]), header["frames"], header["size"]
+    if classes != synset.num_classes or len(set(header["classes"])) != classes:
+        raise ValueError(f"its header lists {classes} classes, and its tensors are of {synset.num_classes}, each with "
+                         "a name of its own")
+    if header["labels"] != [k for k in range(classes) for _ in range(synset.num_slots)]:
+        raise ValueError(f"the labels of its header are not {synset.num_slots} of each class, class by class")
+    *length, channels, height, width = synset.shape
+    if (height, width) != (size, size) or (length and length != [frames]):
+        raise ValueError(f"its header says {frames} frames of {size} pixels, and its samples have the shape "
+                         f"{tuple(synset.shape)}")
+    if (len(header["mean"]), len(header["std"])) != (channels, channels):
+        raise ValueError(f"its header has not one mean and std for each of {channels} channels")

@@ -272,7 +272,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_static_memory_is_read_from_our_sets_and_from_pt_files(tmp_path):
     images = torch.randn(20, *IMAGE)
-    torch.save({"image": images, "label": torch.arange(20)}, tmp_path / "static.pt")
+    torch.save({"image": images, "label": torch.arange(10).repeat_interleave(2)}, tmp_path / "static.pt")
     assert torch.equal(load_static(tmp_path / "static.pt", SPEC, 2), images)
     synset = ImageSet(10, 2, IMAGE)
     synset.static.data = images
@@ -286,10 +286,11 @@ class Evil:
 
 
 @pytest.mark.parametrize("content,message", [
-    ({"image": torch.zeros(10, *IMAGE)}, r"shape \(10, 3, 32, 32\).*need \(20, 3, 32, 32\)"),
-    ({"image": torch.zeros(20, 3, 64, 64)}, r"need \(20, 3, 32, 32\)"),
-    ({"images": torch.zeros(20, *IMAGE)}, 'no tensor "image"'),
-    (torch.zeros(20, *IMAGE), 'no tensor "image"'),
+    ({"image": torch.zeros(10, *IMAGE)}, r"shape \(10, 3, 32, 32\).*needs \(20, 3, 32, 32\).*--spc"),
+    ({"image": torch.zeros(20, 3, 64, 64)}, r"needs \(20, 3, 32, 32\)"),
+    ({"images": torch.zeros(20, *IMAGE)}, 'has no images: .*the key "image"'),
+    ([torch.zeros(20, *IMAGE)], 'has no images'),
+    ({"image": [0.0]}, "is a list where a tensor is needed"),
     ({"image": torch.full((20, *IMAGE), torch.nan)}, "not finite"),
     ({"image": Evil()}, "plain tensors"),
 ])
