@@ -58,9 +58,9 @@ def _load(path):
                 warnings.simplefilter("ignore")     # of odd tensors, which `plain` refuses
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
-        raise ValueError("it was not written by torch.save, or has other objects in it") from None
+        raise ValueError("it has objects other than tensors in it, or was not written by torch.save") from None
     except Exception:       # whatever else the unpickler meets
-        raise ValueError("it is damaged, or cut short") from None
+        raise ValueError("it is damaged, cut short, or was not written by torch.save") from None
     raise ValueError("it is compressed, which torch.save never does")
 
 
