@@ -16,7 +16,7 @@ from distill_utils import args as flags
 from distill_utils.coreset import METHODS
 from distill_utils.files import replacing
 from distill_utils.progress import progress
-from distill_utils.published import FLOATS, plain, read_pt
+from distill_utils.published import FLOATS, load_plain, plain
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
 from distill_utils.storage import check_file, check_values
@@ -70,19 +70,20 @@ def main():
     run.finish(data, pool, ipc=synset.num_slots)
 
 
-def read_weights(path, model, spec):
+def read_weights(path, model, spec, flag="--pretrained_path"):
     """The state dict of a file. ValueError unless it is one of the network, before any work is done."""
-    name = f"--pretrained_path {path}"
     try:
         if Path(path).suffix == ".safetensors":
             check_file(path)
             state = load_file(path)
         else:
-            state = read_pt(path, "--pretrained_path")
+            state = load_plain(path)
         with torch.device("meta"):
             wanted = networks.lookup(model)(spec).state_dict()
-        if not isinstance(state, dict) or state.keys() != wanted.keys():
-            raise ValueError(f"it has not the names {', '.join(list(wanted)[:3])}, ... alone")
+        if not isinstance(state, dict):
+            raise ValueError(f"it is a {type(state).__name__}")
+        for key in sorted(state.keys() ^ wanted.keys(), key=str):
+            raise ValueError(f"it has {'no' if key in wanted else 'a'} {str(key)[:80]!r}, unlike the network")
         for key, value in wanted.items():
             dtypes = FLOATS if value.is_floating_point() else (value.dtype,)
             here = plain(state[key], f"its {key}", dtypes)
@@ -91,7 +92,7 @@ def read_weights(path, model, spec):
             check_values(f"its {key}", here)
     except (ValueError, SafetensorError) as error:
         reason = "it is no safetensors file, or not a whole one" if isinstance(error, SafetensorError) else error
-        raise ValueError(f"{name} is not a state dict of {model} for this data set ({reason}): give the "
+        raise ValueError(f"{flag} {path} is not a state dict of {model} for this data set ({reason}): give the "
                          "network.safetensors of a run with --train_epochs") from None
     return {key: value.detach() for key, value in state.items()}
 
@@ -108,7 +109,7 @@ def feature_network(args, run, data, settings, weights):
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
-        network.load_state_dict(weights or load_file(saved))
+        network.load_state_dict(weights or read_weights(saved, args.model, data.spec, "the file"))
     return network
 
 

@@ -40,14 +40,15 @@ def read_pt(path, flag):
     """What a `.pt` file holds: tensors, lists, dicts, numbers and text, mapped into memory where torch wrote a zip file
     (since 1.6). ValueError that names flag and file for any other content."""
     try:
-        return _load(path)
+        return load_plain(path)
     except ValueError as error:
         raise ValueError(f"{flag} {path} is not a file of plain tensors ({error}): give a .pt file of tensors alone, "
                          "or a .safetensors file of this program") from None
 
 
-def _load(path):
-    """torch's own messages are not handed on: they advise to let a file run what it says."""
+def load_plain(path):
+    """What a `.pt` file of plain tensors holds; ValueError says what kind of thing is wrong. torch's own messages are
+    not handed on: they advise to let a file run what it says."""
     check_file(path)
     zipped = zipfile.is_zipfile(path)
     try:
