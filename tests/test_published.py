@@ -15,7 +15,15 @@ from conftest import NET
 from distill_utils import published
 from distill_utils.args import cli
 from distill_utils.dataset import get_spec
-from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet, load_published, load_static
+from distill_utils.synset import (
+    Hallucinator,
+    ImageSet,
+    StaticDynamicSet,
+    VideoSet,
+    load_published,
+    load_static,
+    save_synset,
+)
 
 SPEC = get_spec("MotionDigits")
 IMAGE, CLIP = SPEC.shape[1:], SPEC.shape
@@ -279,3 +287,20 @@ def test_published_sets_are_scored(score, tmp_path):
 def test_flags_that_would_change_nothing_are_refused(score, words, message):
     result, said = score(*words)
     assert result is None and message in said
+
+
+def test_a_rate_that_the_learned_one_replaces_is_refused(score, tmp_path):
+    synset = VideoSet(10, 1, CLIP)
+    synset.videos.data = CLIPS[:10]
+    save_synset(tmp_path / "x.safetensors", synset, SPEC, method="MTT", dataset="MotionDigits", syn_lr=0.02)
+    result, said = score("--synset", "x.safetensors", "--protocol", "paper", "--lr_net", 0.1)
+    assert result is None and "--lr_net 0.1 changes nothing" in said and "0.02" in said
+    assert score("--synset", "x.safetensors", "--protocol", "paper")[0]["scored_again"]
+
+
+def test_nothing_that_is_read_decides_where_is_written(score, tmp_path):
+    synset = VideoSet(10, 1, CLIP)
+    synset.videos.data = CLIPS[:10]
+    save_synset(tmp_path / "x.safetensors", synset, SPEC, method="../../elsewhere", dataset="MotionDigits")
+    assert score("--synset", "x.safetensors")[0] is None
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
