@@ -173,6 +173,7 @@ def test_what_is_no_set_is_named(tmp_path, content, message):
     (MIXED[:, None], "have the shape (20, 1), but there are 20"),
     (MIXED[:10], "have the shape (10,), but there are 20"), (MIXED + 1, "not as many of each class from 0 to 9"),
     (MIXED - 1, "not as many of each class"), (MIXED // 2, "not as many of each class"),
+    (torch.arange(20), "not as many of each class"),
     ([0] * 20, "is a list where a tensor is needed")])
 def test_labels_that_fit_no_images_are_named(tmp_path, labels, message):
     for said in refused(tmp_path, IMAGES, labels):
