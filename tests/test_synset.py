@@ -431,3 +431,12 @@ def test_a_static_set_of_another_kind_or_other_classes_is_named(tmp_path):
         load_static(tmp_path / "static.safetensors", SPEC, 2)
     with pytest.raises(ValueError, match="no static memory at"):
         load_static(tmp_path / "absent.pt", SPEC, 2)
+
+
+def test_a_static_set_of_another_size_or_with_values_of_others_is_named(tmp_path):
+    path = tmp_path / "static.safetensors"
+    save_synset(path, ImageSet(10, 2, IMAGE), SPEC)
+    with pytest.raises(ValueError, match=r"shape \(20, 3, 32, 32\), but --dataset needs \(30, 3, 32, 32\).*--spc"):
+        load_static(path, SPEC, 3)
+    with pytest.raises(ValueError, match="--values unit is of .pt files, and --path_static .* says itself"):
+        load_static(path, SPEC, 2, "unit")
