@@ -13,10 +13,12 @@ import utils
 from distill_utils import args as flags
 from distill_utils.coreset import METHODS
 from distill_utils.progress import progress
+from distill_utils.published import FLOATS, plain
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
+from distill_utils.storage import check_values
 from distill_utils.synset import SETS, method_name
-from distill_utils.tensors import TensorFile, save_tensors
+from distill_utils.tensors import TensorFile, load_plain, save_tensors
 
 
 def main():
@@ -67,17 +69,26 @@ def main():
     run.finish(data, pool, ipc=synset.num_slots)
 
 
-def read_weights(path, model, spec):
+def read_weights(path, model, spec, flag="--pretrained_path"):
     """The state dict of a file. ValueError unless it is one of the network, before any work is done."""
     try:
-        state = (TensorFile(path).read_all() if Path(path).suffix == ".safetensors"
-                 else torch.load(path, map_location="cpu", weights_only=True))
+        state = TensorFile(path).read_all() if Path(path).suffix == ".safetensors" else load_plain(path)
         with torch.device("meta"):
-            networks.lookup(model)(spec).load_state_dict(state, assign=True)
-    except Exception as error:      # whatever the readers meet in a file that is none
-        raise ValueError(f"--pretrained_path {path} is not a state dict of {model} for this data set ({error}): give "
-                         "the network.safetensors of a run with --train_epochs") from error
-    return state
+            wanted = networks.lookup(model)(spec).state_dict()
+        if not isinstance(state, dict):
+            raise ValueError(f"it is a {type(state).__name__}")
+        for key in sorted(state.keys() ^ wanted.keys(), key=str):
+            raise ValueError(f"it has {'no' if key in wanted else 'a'} {str(key)[:80]!r}, unlike the network")
+        for key, value in wanted.items():
+            dtypes = FLOATS if value.is_floating_point() else (value.dtype,)
+            here = plain(state[key], f"its {key}", dtypes)
+            if here.shape != value.shape:
+                raise ValueError(f"its {key} has the shape {tuple(here.shape)}, and the network's {tuple(value.shape)}")
+            check_values(f"its {key}", here)
+    except ValueError as error:
+        raise ValueError(f"{flag} {path} is not a state dict of {model} for this data set ({error}): give the "
+                         "network.safetensors of a run with --train_epochs") from None
+    return {key: value.detach() for key, value in state.items()}
 
 
 def feature_network(args, run, data, settings, weights):
@@ -91,7 +102,7 @@ def feature_network(args, run, data, settings, weights):
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
-        network.load_state_dict(weights or TensorFile(saved).read_all())
+        network.load_state_dict(weights or read_weights(saved, args.model, data.spec, "the file"))
     return network
 
 

@@ -2,6 +2,8 @@
 
     python evaluate.py --synset result/S2D-DM/NAME/synset.safetensors --model ConvNet3D
     python evaluate.py --train_on full --dataset miniUCF101
+
+Sets of other programs (.pt files) are scored too; those of S2D by --synset static.pt --dynamic FILE --hal FILE --vpc N.
 """
 from math import prod
 from pathlib import Path
@@ -11,19 +13,29 @@ from distill_utils import args as flags
 from distill_utils.dataset import dataset_label
 from distill_utils.run import Run
 from distill_utils.storage import storage_bytes
-from distill_utils.synset import fit, load_synset
+from distill_utils.synset import check_classes, fit, is_ours, load_published, load_synset
 
 
 def main():
     # arguments
     parser = flags.script_parser(__doc__)
     group = parser.add_argument_group("what is scored")
-    flags.may_change(group.add_argument("--synset", help="the synset.safetensors of a run"))      # but not its content
+    # of files the name may change, but not the content
+    flags.may_change(group.add_argument("--synset", help="the synset.safetensors of a run, or a published set: a .pt "
+                                        "file of images or clips (docs/formats.md)"))
+    flags.may_change(group.add_argument("--dynamic", help="of a set of S2D, whose static images are --synset: its "
+                                        "dynamic_*.pt"))
+    flags.may_change(group.add_argument("--hal", help="and its hallucinators, hal_*.pt or weights_best.pt"))
+    group.add_argument("--vpc", type=flags.positive, help="and how many clips of each class they make: published are "
+                       "one for two static images")
+    flags.add_values_arg(group)
     group.add_argument("--train_on", choices=("synset", "full"), default="synset", help="full: all real training clips")
     group.add_argument("--model_eval", nargs="+", help="several networks, in place of --eval_mode")
     args = parser.parse_args()
     if (args.train_on == "synset") != bool(args.synset):
         parser.error("give either --synset FILE or --train_on full")
+    ours = bool(args.synset) and is_ours(args.synset)
+    check_flags(parser, args, ours)
     spec, pool = flags.check_args(args)
     for network in args.model_eval or ():
         utils.check_network(network, spec, args.dataset)
@@ -31,11 +43,17 @@ def main():
 
     # set
     if args.synset:
-        synset, header = load_fitting(args.synset, spec, args.dataset)
+        if ours:
+            synset, header = load_fitting(args.synset, spec)
+            source = Path(args.synset).resolve().parent.name
+        else:
+            synset = load_published(args.synset, spec, args.values, args.dynamic, args.hal, args.vpc)
+            header, source = {"method": "published", "store": "float32"}, Path(args.synset).stem
         again = synset.shape == spec.shape      # scored as its run did, and not images as clips that stand still
-        method, source = header["method"] if again else "static", Path(args.synset).resolve().parent.name
+        method = header["method"] if again else "static"
     else:
         header, again, method, source = {}, False, "full", "all"
+    check_rate(parser, args, header)
 
     # run, data
     run = Run(parser, args, method, f"{method}_{source}_{dataset_label(args.dataset)}_{pool[0]}_seed{args.seed}",
@@ -48,19 +66,41 @@ def main():
     settings = flags.eval_settings(args, run.device, header.get("syn_lr"))
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
     if args.synset:     # scored as its file holds it: the same seed gives what its run reported
-        run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again,
+        run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again and ours,
                    storage_bytes=storage_bytes(synset, header["store"], spec))
     else:
         run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))
 
 
-def load_fitting(path, spec, dataset):
+def check_flags(parser, args, ours):
+    """A flag that would change nothing is refused."""
+    if args.store != parser.get_default("store"):
+        parser.error(f"--store {args.store} is of a set that is made: real clips have none, and a set is scored as its "
+                     "file holds it")
+    if args.model_eval and args.eval_mode != parser.get_default("eval_mode"):
+        parser.error(f"--eval_mode {args.eval_mode} and --model_eval both name the networks: give one of them")
+    of_others = {name: getattr(args, name) for name in ("dynamic", "hal", "vpc", "values") if getattr(args, name)}
+    if (ours or not args.synset) and of_others:
+        parser.error(f"--{', --'.join(of_others)}: only for a published set, --synset FILE.pt")
+    if len(of_others.keys() - {"values"}) in (1, 2):
+        parser.error("a set of S2D needs all of --dynamic FILE, --hal FILE and --vpc N")
+    if args.dynamic and flags.spec_of(args).view == "single":
+        parser.error(f"--dynamic makes clips, and --dataset {args.dataset} gives single frames")
+
+
+def check_rate(parser, args, header):
+    learned = header.get("syn_lr") is not None and utils.PROTOCOLS[args.protocol].learned_rate
+    if learned and args.lr_net != parser.get_default("lr_net"):
+        parser.error(f"--lr_net {args.lr_net} changes nothing: --protocol {args.protocol} trains networks at the rate "
+                     f"that was learned with the set, {header['syn_lr']:g}")
+
+
+def load_fitting(path, spec):
     """A set and its header. Raises ValueError unless it has the classes and the shape of the data set."""
     synset, header = load_synset(path)
-    if header["classes"] != list(spec.classes):
-        raise ValueError(f"{path} has other classes ({header['classes'][:3]} ...) than --dataset {dataset} "
-                         f"({list(spec.classes[:3])} ...): give --dataset {header['dataset']}, and the --classes that "
-                         "it was made with")
+    if header.get("method") is None:
+        raise ValueError(f"the header of {path} names no method: give the synset.safetensors of a run")
+    check_classes(path, header, spec)
     try:
         fit(synset, spec)
     except ValueError as error:

@@ -15,6 +15,7 @@ from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolv
 from distill_utils.matching import UNROLLS
 from distill_utils.progress import keep_streams
 from distill_utils.protocols import PROTOCOLS
+from distill_utils.published import VALUES, labels_beside
 from distill_utils.storage import STORES
 from networks import check_network, get_eval_pool
 
@@ -190,6 +191,12 @@ def add_eval_args(parser, model="ConvNet3D"):
     add_dsa_args(parser)
 
 
+def add_values_arg(group):
+    group.add_argument("--values", choices=tuple(VALUES), help="what the pixels of a .pt file of another program are: "
+                       "normalised as those of --dataset, unit (0 to 1) or bytes (0 to 255); if not given, normalised, "
+                       "and a file that does not look so is refused")
+
+
 def add_model_arg(group, model="ConvNet3D"):
     group.add_argument("--model", default=model, help="the network, a name of the table NETWORKS")
 
@@ -297,7 +304,11 @@ def data_identity(args):
 
 def input_digests(args):
     """Digests of the other files that a run starts from, by the flag that names them; None where it is not given."""
-    return {flag: file_digest(vars(args).get(flag)) for flag in ("synset", "path_static", "pretrained_path")}
+    given = vars(args)
+    files = {flag: given.get(flag) for flag in ("synset", "dynamic", "hal", "path_static", "pretrained_path")}
+    files["labels"] = next(filter(None, (labels_beside(files[flag]) for flag in ("synset", "path_static")
+                                         if files[flag])), None)
+    return {flag: file_digest(file) for flag, file in files.items()}
 
 
 def file_digest(file):

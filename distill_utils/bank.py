@@ -15,14 +15,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 
 from distill_utils.clips import ClassSampler
 from distill_utils.files import locked, remove, replacing, unfinished
 from distill_utils.matching import class_means
 from distill_utils.progress import progress
 from distill_utils.seeds import derive_seed, make_generator
-from distill_utils.tensors import Damaged, TensorFile, save_tensors
+from distill_utils.tensors import TensorFile, save_tensors
 
 FORMAT = 1      # raise when what `embed` gives, or the view of the clips, changes: banks are then made anew
 GROUP = 8       # networks that share one pass over the clips
@@ -85,7 +84,7 @@ class Bank:
             return self.loaded[index]
         try:
             means = TensorFile(self.path(index)).read("means")
-        except (SafetensorError, Damaged, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{self.path(index)} cannot be read ({error}): remove it, and it is made again by the "
                              "same command with --resume") from error
         self.loaded[index] = means.to(device, non_blocking=True)

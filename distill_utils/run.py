@@ -27,7 +27,7 @@ from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, save_synset, storage_bytes
 from distill_utils.synset import load_synset
-from distill_utils.tensors import Damaged, check_archive, load_plain
+from distill_utils.tensors import load_plain
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = " (its content)"      # of the file that a flag names
@@ -87,12 +87,10 @@ class Run:
         self.checkpoint, self.tracker = None, secrets.token_hex(8)
         if begun and self.args["resume"]:
             try:
-                check_archive(file)
-                self.checkpoint = load_plain(file)
-                self.tracker, saved = self.checkpoint["tracker"], self.checkpoint["args"]
-            except Exception as error:      # whatever the unpickler meets in a file that is none of ours
-                why = error if isinstance(error, (Damaged, OSError)) else f"no checkpoint: {type(error).__name__}"
-                raise ValueError(f"{file} cannot be read ({why}): start anew with --overwrite, or choose another "
+                self.checkpoint = load_plain(file, mmap=False)
+                self.tracker, saved = self.checkpoint["tracker"], dict(self.checkpoint["args"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file} cannot be read ({error}): start anew with --overwrite, or choose another "
                                  "--name") from error
             self._check_same_experiment(saved)
         self.wandb = None

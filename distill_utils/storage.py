@@ -3,14 +3,17 @@
 Which of a set's tensors may be coded as pictures and which stay exact is told by the set (`pixels`, `exact`); nothing
 here knows the kinds of sets.
 """
+import math
+import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from distill_utils.tensors import TensorFile, save_tensors
 
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
+LARGEST = 1e15      # of a value in a set: the variance of a batch of larger ones is more than float32 holds
+METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,99}")     # it becomes part of the name of a run's folder
 
 
 def pack(synset, store, spec):
@@ -82,9 +85,7 @@ def save_synset(path, synset, spec, store="float32", **header):
     """
     tensors = pack(synset, store, spec)
     for name, tensor in synset.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} of the set is not finite, so {path} was left as it was: lower the learning rate "
-                             "and go on from the last checkpoint with --resume")
+        check_values(f"{path} was left as it was, because {name} of the set", tensor)
     header = {"kind": type(synset).__name__, "arguments": synset.arguments, "classes": list(spec.classes),
               "mean": list(spec.mean), "std": list(spec.std), "frames": spec.frames, "size": spec.size,
               "labels": [k for k in range(synset.num_classes) for _ in range(synset.num_slots)], "store": store,
@@ -94,29 +95,113 @@ def save_synset(path, synset, spec, store="float32", **header):
 
 def read_synset(path, kinds):
     """Reads a set: (set, header). kinds: its classes by name. Raises ValueError that names the file when it is not one
-    of ours."""
-    if not Path(path).is_file():
+    of ours, or does not hold together: nothing in it is believed, and nothing built before it was compared."""
+    if not Path(path).exists():
         raise ValueError(f"there is no synthetic set at {path}: give the synset.safetensors of a run")
     try:
         file = TensorFile(path)
-        header, tensors = file.header, file.read_all()
-        synset = build(kinds[header["kind"]], header["arguments"], unpack(tensors))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        header, tensors = check_header(file.header, kinds), file.read_all()
+        kind = kinds[header["kind"]]
+        check_store(tensors, header["store"], kind.exact)
+        synset = build_checked(kind, header["arguments"], unpack(tensors))
+        check_agreement(header, synset)
+    except ValueError as error:
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
-                         "run") from error
+                         "run") from None
     return synset, header
 
 
-def read_static_pt(path):
-    """The images (N, C, H, W) of another program's static memory: a `.pt` file, a dict with the key "image", read as
-    plain tensors only. ValueError that names the file for any other content."""
+def check_header(header, kinds):
+    """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
+    numbers = (int, float)
+    types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
+             "labels": list, "store": str, "method": str, "dataset": str, "syn_lr": numbers}
+    optional = {"method", "dataset", "syn_lr"}
+    for name, wanted in types.items():
+        value = header.get(name)
+        if value is None and name in optional:
+            continue
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError(f"its header has no {name}" if value is None else f"the {name} of its header is a "
+                             f"{type(value).__name__}")
+    for name, wanted in {"classes": str, "labels": int, "mean": numbers, "std": numbers}.items():
+        if not all(isinstance(value, wanted) and not isinstance(value, bool) for value in header[name]):
+            raise ValueError(f"the {name} of its header are not {'names' if wanted is str else 'numbers'}")
+    if header["kind"] not in kinds:
+        raise ValueError(f"it holds a kind of set that is not one of {', '.join(kinds)}")
+    if header["store"] not in STORES:
+        raise ValueError(f"its header names a store that is not one of {', '.join(STORES)}")
+    if header.get("method") is not None and not METHOD.fullmatch(header["method"]):
+        raise ValueError("the method of its header is more than letters, digits, - _ and +")
+    rate = header.get("syn_lr")
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError("the syn_lr of its header is no learning rate")
+    return header
+
+
+def check_store(tensors, store, exact):
+    """ValueError unless the tensors of a file are in the types of its store, each uint8 one with a range by channel."""
+    for name, value in tensors.items():
+        coded = name.removesuffix(".range")
+        if name != coded:
+            if store != "uint8" or coded not in tensors or value.dtype != torch.float32 or (
+                    value.shape != (2, *tensors[coded].shape[-3:-2])):
+                raise ValueError(f"its tensor {name[:80]!r} is not the range of another")
+        elif store != "float32" and not name.startswith(exact) and (
+                value.dtype != STORES[store] or store == "uint8" and f"{name}.range" not in tensors):
+            raise ValueError(f"its tensor {name[:80]!r} is not in the store that its header names, {store}")
+
+
+def build_checked(kind, arguments, state):
+    """`build` of arguments and a state that may not belong together: ValueError names what does not. The tensors are
+    there already, so no number among the arguments can be larger than they are."""
+    most = sum(value.numel() for value in state.values())
+    for name, value in arguments.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (bool, float, dict, list)) or (
+                    isinstance(number, int) and not 1 <= number <= most):
+                raise ValueError(f"the argument {name[:80]!r} of its header is not a count that its tensors can have")
+    for name, modules in getattr(kind, "counted", {}).items():
+        found = len({key.split(".")[1] for key in state if key.startswith(f"{modules}.")})
+        if arguments.get(name, 1) != found:
+            raise ValueError(f"its header says {name} {arguments.get(name, 1)}, and its tensors are of {found}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:      # whatever the unpickler meets in a file that is no plain tensor file
-        raise ValueError(f"--path_static {path} is not a file of plain tensors ({error}): make a static memory "
-                         "with distill_DC.py") from error
-    images = content.get("image") if isinstance(content, dict) else None
-    if not torch.is_tensor(images):
-        raise ValueError(f'--path_static {path} has no tensor "image": a static memory is a dict with the key '
-                         '"image", (K * spc, 3, H, W)')
-    return images.detach().float()
+        with torch.device("meta"):
+            expected = kind(**arguments).state_dict()
+    except Exception as error:      # whatever a class says to arguments that are not its own
+        raise ValueError(f"the arguments of its header build no {kind.__name__}") from error
+    for name in sorted(expected.keys() ^ state.keys()):
+        raise ValueError(f"it has {'a' if name in state else 'no'} tensor {name[:80]!r}, unlike a {kind.__name__} of "
+                         "the arguments of its header")
+    for name in expected:
+        here, wanted = state[name], expected[name]
+        if here.shape != wanted.shape or here.dtype != wanted.dtype:
+            raise ValueError(f"its tensor {name} is {here.dtype} {tuple(here.shape)}, but by the arguments of its "
+                             f"header {wanted.dtype} {tuple(wanted.shape)}")
+        check_values(name, here)
+    return build(kind, arguments, state)
+
+
+def check_values(name, tensor):
+    """ValueError for values that are not finite, or so large that standardising them is not."""
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = (value.item() for value in tensor.aminmax())        # NaN where there is one
+        if not max(-low, high) <= LARGEST:
+            raise ValueError(f"{name} holds values that are not finite, or too large to train on ({low:.3g} to "
+                             f"{high:.3g}): make it again, with a lower learning rate")
+
+
+def check_agreement(header, synset):
+    """ValueError unless the header of a set says of it what it is."""
+    classes, frames, size = len(header["classes"]), header["frames"], header["size"]
+    if classes != synset.num_classes or len(set(header["classes"])) != classes:
+        raise ValueError(f"its header lists {classes} classes, and its tensors are of {synset.num_classes}, each with "
+                         "a name of its own")
+    if header["labels"] != [k for k in range(classes) for _ in range(synset.num_slots)]:
+        raise ValueError(f"the labels of its header are not {synset.num_slots} of each class, class by class")
+    *length, channels, height, width = synset.shape
+    if (height, width) != (size, size) or (length and length != [frames]):
+        raise ValueError(f"its header says {frames} frames of {size} pixels, and its samples have the shape "
+                         f"{tuple(synset.shape)}")
+    if (len(header["mean"]), len(header["std"])) != (channels, channels):
+        raise ValueError(f"its header has not one mean and std for each of {channels} channels")

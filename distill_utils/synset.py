@@ -18,6 +18,7 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
     pixels, exact               names of the tensors that a store may code as pictures, and beginnings of the names of
                                 those that stay exact
     arguments                   what builds it again from its file
+    counted                     only where it has lists of modules: the argument that says how many -> name of the list
     num_classes, num_slots      K, and its clips of a class
 """
 import sys
@@ -26,8 +27,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distill_utils import storage
-from distill_utils.args import may_change, positive
+from distill_utils import published, storage
+from distill_utils.args import add_values_arg, may_change, positive
 from distill_utils.clips import ClassSampler
 from distill_utils.device import check_memory
 from distill_utils.seeds import make_generator, seeded
@@ -219,6 +220,7 @@ class StaticDynamicSet(nn.Module):
     """
     title, label, clips_flag = "static images + dynamic memories", "S2D", "vpc"
     pixels, exact = ("static",), ("hallucinators",)     # 327 numbers that shape every clip
+    counted = {"n_hal": "hallucinators"}
     rates = {"lr_static": ("the static images", 100.0, 0.02), "lr_dynamic": ("the dynamic memories", 1e-4, 0.02),
              "lr_hal": ("the hallucinators", 1e-5, 0.005)}      # as VideoSet's
 
@@ -262,6 +264,7 @@ class StaticDynamicSet(nn.Module):
                 "--static_init", choices=("file", "real"), help="what the static images start from: the file of "
                 "--path_static, or frames of real clips. Only says which is meant: it may be left out, and the "
                 "launchers look for a static memory unless it is real"))
+            add_values_arg(group)
             group.add_argument("--no_train_static", action="store_true", help="keep the static images as they are")
 
     @classmethod
@@ -282,7 +285,10 @@ class StaticDynamicSet(nn.Module):
                 f"--path_static {args.path_static} contradict each other: leave out one of them" if args.path_static
                 else "no --path_static: give --path_static FILE, or --static_init real"))
         if given.get("path_static"):
-            synset.static.data, synset.has_static = load_static(args.path_static, spec, args.spc), True
+            images = load_static(args.path_static, spec, args.spc, given.get("values"))
+            synset.static.data, synset.has_static = images, True
+        elif given.get("values"):
+            raise ValueError(f"--values {args.values} is of a .pt file: give --path_static FILE, or leave it out")
         elif "path_static" in given and args.static_init != "real":
             print("note: no --path_static FILE, so the static images start as frames of real clips; distill_DC.py "
                   "makes a static memory", file=sys.stderr)
@@ -377,28 +383,69 @@ def load_synset(path):
     return storage.read_synset(path, {kind.__name__: kind for kind in SETS.values()})
 
 
-def load_static(path, spec, spc):
-    """Static memory (K * spc, C, H, W) for `--path_static`: a set of distill_DC.py, or another's `.pt` file (a dict
-    with the key "image"). A file of another shape raises ValueError with both shapes."""
+def load_static(path, spec, spc, values=None):
+    """Static memory (K * spc, C, H, W) for `--path_static`: a set of distill_DC.py, or another's `.pt` file. values: as
+    `read_images` takes them. A file of another shape raises ValueError with both shapes."""
     expected = (spec.num_classes * spc, spec.channels, spec.size, spec.size)
-    if not Path(path).is_file():
+    way_out = f"give the file made for this data set and size, and its --spc (it is {spc})"
+    if not Path(path).exists():
         raise ValueError(f"there is no static memory at --path_static {path}: make one with distill_DC.py")
-    if Path(path).suffix == ".safetensors":
-        synset, header = load_synset(path)
-        if not isinstance(synset, ImageSet):
-            raise ValueError(f"--path_static {path} holds a {header['kind']}: give an ImageSet of distill_DC.py")
-        if header["classes"] != list(spec.classes):
-            raise ValueError(f"--path_static {path} was made for other classes ({header['classes'][:3]} ...) than "
-                             f"--dataset has ({list(spec.classes[:3])} ...)")
-        images = synset.static.detach()
-    else:
-        images = storage.read_static_pt(path)
-    if tuple(images.shape) != expected:
-        raise ValueError(f"--path_static {path} holds images of shape {tuple(images.shape)}, but --dataset and --spc "
-                         f"{spc} need {expected}: give the file made for this data set, size and --spc")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"--path_static {path} holds values that are not finite: make the static memory again")
-    return images.contiguous()
+    if not is_ours(path):
+        return published.read_images(path, "--path_static", spec, [expected], values, way_out)
+    if values:
+        raise ValueError(f"--values {values} is of .pt files, and --path_static {path} says itself what its values "
+                         "are: leave it out")
+    synset, header = load_synset(path)
+    if not isinstance(synset, ImageSet):
+        raise ValueError(f"--path_static {path} holds a {header['kind']}: give an ImageSet of distill_DC.py")
+    check_classes(f"--path_static {path}", header, spec)
+    if tuple(synset.static.shape) != expected:
+        raise ValueError(f"--path_static {path} holds images of shape {tuple(synset.static.shape)}, but --dataset "
+                         f"needs {expected}: {way_out}")
+    return synset.static.detach().contiguous()
+
+
+def is_ours(path):
+    """Whether a set is in the format of this program, or else in one of others (published.py)."""
+    return Path(path).suffix == ".safetensors"
+
+
+def check_classes(name, header, spec):
+    """ValueError unless the header of a set has the classes of a data set, in their order."""
+    here, wanted = header["classes"], list(spec.classes)
+    if here == wanted:
+        return
+    if sorted(here) == sorted(wanted):
+        k = next(k for k in range(len(here)) if here[k] != wanted[k])
+        raise ValueError(f"{name} has the classes of --dataset in another order (class {k} is {here[k]}, and now "
+                         f"{wanted[k]}; the order of UCF101's names was corrected): make it again")
+    raise ValueError(f"{name} has other classes ({here[:3]} ...) than --dataset ({wanted[:3]} ...): give "
+                     f"--dataset {header.get('dataset') or 'NAME'}, and the --classes that it was made with")
+
+
+def load_published(path, spec, values=None, dynamic=None, hal=None, vpc=None):
+    """A set of another program (published.py) that fits a data set: images, clips or, of S2D, the static images of
+    `path`, the memories of `dynamic` and the hallucinators of `hal`, `vpc` clips a class."""
+    flag, k, image = "--synset", spec.num_classes, (None, spec.channels, spec.size, spec.size)
+    if not dynamic:
+        images = published.read_images(path, flag, spec, dict.fromkeys([(None, *spec.shape), image]), values)
+        ipc, shape = len(images) // k, tuple(images.shape[1:])
+        if images.dim() == 5:
+            return storage.build(VideoSet, {"num_classes": k, "ipc": ipc, "shape": shape}, {"videos": images})
+        return storage.build(ImageSet, {"num_classes": k, "spc": ipc, "shape": shape}, {"static": images})
+    images = published.read_images(path, flag, spec, [image], values)
+    memories = published.read_dynamic(dynamic, "--dynamic", spec)
+    hallucinators, mode = published.read_hallucinators(hal, "--hal", spec.channels)
+    spc, dpc = len(images) // k, memories.shape[1]
+    for name, count in (("static images", spc), ("dynamic memories", dpc)):
+        if count % vpc:
+            raise ValueError(f"--vpc {vpc} clips cannot share the {count} {name} that {path} and {dynamic} have for "
+                             "each class: give the --vpc that the set was made with")
+    state = {f"hallucinators.{i}.conv.{part}": value for i, parts in enumerate(hallucinators)
+             for part, value in parts.items()}
+    return storage.build(StaticDynamicSet, {
+        "num_classes": k, "vpc": vpc, "spc": spc, "dpc": dpc, "shape": spec.shape, "n_hal": len(hallucinators),
+        "hal_mode": mode}, {"static": images, "dynamic": memories, **state})
 
 
 def _middle_frames(real):

@@ -5,11 +5,14 @@ saved here and read back (sets, experts, banks, networks) is therefore compared 
 where it is read. A file without check sums, from before them or of another program, is read as it is.
 """
 import json
+import pickle
+import warnings
 import zipfile
 import zlib
+from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from distill_utils.files import json_sum, replacing
@@ -37,15 +40,24 @@ def check_sum(name, tensor):
 class TensorFile:
     """A file of `save_tensors`, memory-mapped: a tensor is read, and its check sum compared, when it is asked for.
 
-    header: a dict; about: its text, which tells a file from another of the same shapes. Raises Damaged; what
-    safetensors meets in a file that is none of its own is left to the caller.
+    header: a dict; about: its text, which tells a file from another of the same shapes. ValueError for another kind of
+    file, Damaged for one that is not what was written.
     """
 
     def __init__(self, path):
+        check_file(path)
         self.path = path
-        self.file = safe_open(path, framework="pt")
+        try:
+            self.file = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError("it is no safetensors file, or not a whole one") from error
         self.about = (self.file.metadata() or {}).get("header", "{}")
-        self.header = dict(json.loads(self.about))
+        try:
+            self.header = json.loads(self.about)
+        except (ValueError, RecursionError):
+            raise ValueError("its header is not JSON") from None
+        if not isinstance(self.header, dict):
+            raise ValueError("its header is no JSON object")
         if self.header.pop("sum", None) not in (None, json_sum(self.header)):
             raise Damaged(f"{path} is damaged: its header is not what was written")
         self.sums, self.compared = self.header.pop("sums", None), set()
@@ -57,7 +69,10 @@ class TensorFile:
         return tuple(self.file.get_slice(name).get_shape())
 
     def read(self, name):
-        value = self.file.get_tensor(name)
+        try:
+            value = self.file.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"it has no tensor {name!r}") from error
         if self.sums is not None and name not in self.compared:     # once is enough
             if check_sum(name, value) != self.sums.get(name):
                 raise Damaged(f"{self.path} is damaged: {name} is not what was written")
@@ -68,6 +83,20 @@ class TensorFile:
         return {name: self.read(name) for name in self.names()}
 
 
+def check_file(path):
+    """ValueError unless a path is a file that can be read and is not empty. (A pipe would be waited for.)"""
+    if Path(path).is_dir():
+        raise ValueError("it is a folder")
+    if not Path(path).is_file():
+        raise ValueError("there is no such file")
+    try:
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise ValueError("it is empty")
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
+
+
 def check_archive(path):
     """Compares the check sums in a file of torch.save, which torch writes and does not look at. Raises Damaged. A file
     that is no archive (torch before 1.6 wrote none) has none."""
@@ -75,6 +104,8 @@ def check_archive(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, which torch.save never does")      # and may not fit into memory
             bad = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, RuntimeError) as error:
         raise Damaged(f"{path} is damaged ({error})") from error
@@ -82,7 +113,18 @@ def check_archive(path):
         raise Damaged(f"{path} is damaged: {bad} in it is not what was written")
 
 
-def load_plain(path, mmap=False):
-    """What torch.save wrote, of plain tensors, lists and dicts alone. Raises whatever the unpickler meets in another
-    file. mmap: memory-mapped, where it can be."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+def load_plain(path, mmap=True, compare=True, besides=()):
+    """What torch.save wrote, of plain tensors, lists and dicts alone, memory-mapped where it can be (with mmap).
+    compare: check sums first. besides: (class, name) of other globals that may be named in it. ValueError says what
+    kind of thing is wrong: torch's own messages are not handed on, as they advise to let a file run what it says."""
+    check_file(path)
+    if compare:
+        check_archive(path)
+    try:
+        with torch.serialization.safe_globals(besides), warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # of odd tensors
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise ValueError("it has objects other than tensors in it, or was not written by torch.save") from None
+    except Exception:       # whatever else the unpickler meets
+        raise ValueError("it is damaged, cut short, or was not written by torch.save") from None

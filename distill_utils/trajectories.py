@@ -233,7 +233,7 @@ class _OthersFile:
     settings, about = {}, ""
 
     def __init__(self, path):
-        self.content = load_plain(path, mmap=True)
+        self.content = load_plain(path, compare=False)   # compared once, by Experts
         self.experts = len(self.content)
 
     def epochs(self, expert):

@@ -1,11 +1,19 @@
 """Selection baselines against brute force: every candidate at every step, full distance matrices, exhaustive optima."""
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from conftest import NET
+from distill_coreset import read_weights
 from distill_utils.coreset import METHODS, herding, k_center, random_choice
+from distill_utils.dataset import get_spec
+from utils import get_network
+
+SPEC = get_spec("MotionDigits")
 
 
 def generator(seed=0):
@@ -125,3 +133,48 @@ def test_errors_name_the_numbers_and_the_way_out(name):
         features[4, 1] = value
         with pytest.raises(ValueError, match="row 4"):
             METHODS[name](features, 2, generator())
+
+
+# ---- weights of a file ------------------------------------------------------------------------------------------
+
+WEIGHTS = get_network(NET, SPEC).state_dict()
+FIRST = next(iter(WEIGHTS))
+
+
+def test_weights_of_a_file_are_those_of_the_network(tmp_path):
+    save_file(WEIGHTS, tmp_path / "x.safetensors")
+    torch.save(WEIGHTS, tmp_path / "x.pt")
+    for name in ("x.safetensors", "x.pt"):
+        read = read_weights(tmp_path / name, NET, SPEC)
+        assert read.keys() == WEIGHTS.keys() and all(torch.equal(read[key], WEIGHTS[key]) for key in read)
+
+
+@pytest.mark.parametrize("change,message", [
+    ({FIRST: WEIGHTS[FIRST] / 0}, f"its {FIRST} holds values that are not finite"),
+    ({FIRST: WEIGHTS[FIRST] * 1e37}, f"its {FIRST} holds values that are .*too large"),
+    ({FIRST: WEIGHTS[FIRST].to(torch.complex64)}, f"its {FIRST} holds torch.complex64"),
+    ({FIRST: WEIGHTS[FIRST].int()}, f"its {FIRST} holds torch.int32"),
+    ({FIRST: torch.zeros(1).expand(10 ** 6, 10 ** 6)}, f"its {FIRST} shows .*a view that repeats them"),
+    ({FIRST: WEIGHTS[FIRST][:1].clone()}, f"its {FIRST} has the shape"),
+    ({FIRST: "a"}, f"its {FIRST} is a str"), ({"more": torch.zeros(1)}, "it has a 'more', unlike the network"),
+    (FIRST, f"it has no '{FIRST}', unlike the network"), ([1], "it is a list"), (b"", "it is empty"),
+    (b"hello", "not written by torch.save"), ({FIRST: Path("x")}, "objects other than tensors")])
+def test_weights_that_are_not_the_networks_are_named(tmp_path, change, message):
+    path = tmp_path / "x.pt"
+    if isinstance(change, bytes):
+        path.write_bytes(change)
+    else:
+        torch.save(WEIGHTS | change if isinstance(change, dict) else change if isinstance(change, list) else
+                   {key: value for key, value in WEIGHTS.items() if key != change}, path)
+    with pytest.raises(ValueError, match=f"--pretrained_path {path} is not a state dict of {NET} .*{message}") as error:
+        read_weights(path, NET, SPEC)
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("content,message", [(b"", "it is empty"), (b"hello world", "no safetensors file")])
+def test_a_file_of_weights_that_is_none_is_named(tmp_path, content, message):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.safetensors is not a state dict .*{message}"):
+        read_weights(tmp_path / "x.safetensors", NET, SPEC)
+    with pytest.raises(ValueError, match="is not a state dict .*it is a folder"):
+        read_weights(tmp_path, NET, SPEC)

@@ -221,7 +221,10 @@ BAD = {
                 "--pretrained_path other.safetensors is not a state dict of ConvNet3D"),
     "too many": ("distill_coreset.py", ["--ipc", 55], "55 clips .* ZeroUp has 4.*--ipc"),
     "no set": ("evaluate.py", [], "--synset FILE or --train_on full"),
-    "a set that is none": ("evaluate.py", ["--synset", "static.pt"], "static.pt is not a synthetic set"),
+    "a set that is none": ("evaluate.py", ["--synset", "other.safetensors"],
+                           "other.safetensors is not a synthetic set"),
+    "a set of whatever": ("evaluate.py", ["--synset", "static.pt"], "static.pt .*do not look normalised.*--values"),
+    "values of nothing": ("distill_s2d_DM.py", ["--values", "unit"], "--values unit is of a .pt file"),
     "size": ("distill_DM.py", ["--im_size", 0], "0 is not a number of at least 1"),
     "rate": ("distill_DM.py", ["--lr_img", "nan"], "nan is not a finite number"),
     "bool": ("distill_s2d_DM.py", ["--no_train_static", "False"], "unrecognized arguments: False"),
@@ -240,7 +243,7 @@ BAD = {
                    "no parameter.*batch norm"),
     "too small": ("distill_DC.py", ["--im_size", 8, "--model", "LeNet"], "--model LeNet cannot take 8 pixels"),
     "no weights": ("distill_coreset.py", ["--method", "herding", "--pretrained_path", "absent.pt"],
-                   "--pretrained_path absent.pt is not a state dict"),
+                   "--pretrained_path absent.pt is not a state dict .*no such file"),
 }
 
 

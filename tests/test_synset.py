@@ -1,9 +1,13 @@
 """Synthetic sets: what is rendered, which slots are drawn, how a set is stored."""
 import json
+import os
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from distill_utils.dataset import get_spec
 from distill_utils.synset import (
@@ -18,6 +22,7 @@ from distill_utils.synset import (
     save_synset,
     storage_bytes,
 )
+from evaluate import load_fitting
 
 SPEC = get_spec("MotionDigits")
 SHAPE = SPEC.shape
@@ -268,11 +273,127 @@ def test_a_missing_file_is_named(tmp_path):
         load_synset(tmp_path / "absent")
 
 
+def changed(tmp_path, synset, change=None, tensors=None, spec=SPEC, **header):
+    """The file of a set after its header or its tensors were changed by hand."""
+    path = tmp_path / "synset.safetensors"
+    save_synset(path, synset, spec, header.pop("saved_as", "float32"), method="DM", dataset="MotionDigits")
+    with safe_open(path, framework="pt") as file:
+        before = json.loads(file.metadata()["header"])
+        content = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118 (no mapping)
+    before |= header
+    for name in change or ():
+        del before[name]
+    save_file(content | (tensors or {}), path, metadata={"header": json.dumps(before)})
+    return path
+
+
+PIXELS, S2D = filled(VideoSet(10, 1, SHAPE)), filled(StaticDynamicSet(10, 1, 2, 2, SHAPE, n_hal=2))
+COUNTS = {"num_classes": 10, "ipc": 1, "shape": list(SHAPE)}
+PARTS = {"num_classes": 10, "vpc": 1, "spc": 2, "dpc": 2, "shape": list(SHAPE), "n_hal": 2, "hal_mode": "concat"}
+
+
+@pytest.mark.parametrize("name", ["kind", "arguments", "classes", "mean", "std", "frames", "size", "labels", "store"])
+@pytest.mark.parametrize("value", ["absent", None, True, [None], {"a": [1]}])
+def test_a_header_without_an_entry_or_with_nonsense_in_it_is_refused(tmp_path, name, value):
+    path = (changed(tmp_path, PIXELS, [name]) if value == "absent" else changed(tmp_path, PIXELS, **{name: value}))
+    with pytest.raises(ValueError, match=f"(?s){path} is not a synthetic set .*{name}"):
+        load_synset(path)
+
+
+@pytest.mark.parametrize("header,message", [
+    ({"kind": "Sequential"}, "not one of VideoSet"), ({"store": "jpeg"}, "store that is not one of float32"),
+    ({"method": "../../x"}, "method of its header is more than letters"), ({"method": "/tmp/x"}, "method"),
+    ({"method": "a b"}, "method"), ({"method": ""}, "method"), ({"method": "x" * 200}, "method"),
+    ({"method": "DM\n"}, "method"), ({"method": 3}, "method"),
+    ({"syn_lr": "high"}, "syn_lr"), ({"syn_lr": float("nan")}, "syn_lr"), ({"syn_lr": -1.0}, "syn_lr"),
+    ({"classes": ["a"] * 10}, "10 classes.*a name of its own"), ({"classes": ["a", "b"]}, "lists 2 classes"),
+    ({"labels": list(range(9))}, "labels of its header"), ({"labels": list(range(9, -1, -1))}, "labels of its header"),
+    ({"frames": 16}, "says 16 frames"), ({"size": 64}, "of 64 pixels"), ({"mean": [0.5]}, "one mean and std"),
+    ({"arguments": COUNTS | {"num_classes": 5}}, r"videos is torch.float32 \(10, 8, 3, 32, 32\), .*\(5, 8, "),
+    ({"arguments": COUNTS | {"num_classes": 5, "ipc": 2}}, "lists 10 classes, and its tensors are of 5"),
+    *[({"arguments": COUNTS | {name: value}}, f"argument '{name}' of its header is not a count")
+      for name in COUNTS for value in (-1, 0, True, 10 ** 30, 1.0, [[1]], {"a": 1})],
+    ({"arguments": COUNTS | {"ipc": "1"}}, "build no VideoSet"), ({"arguments": COUNTS | {"shape": None}}, "build no"),
+    ({"arguments": COUNTS | {"depth": 1}}, "build no VideoSet"), ({"arguments": {}}, "build no VideoSet")])
+def test_a_header_that_its_tensors_contradict_is_refused(tmp_path, header, message):
+    with pytest.raises(ValueError, match=f"(?s)is not a synthetic set .*{message}.*give the synset"):
+        load_synset(changed(tmp_path, PIXELS, **header))
+
+
+@pytest.mark.parametrize("arguments,message", [
+    ({"n_hal": 10 ** 8}, "not a count"), ({"n_hal": 10 ** 5}, "n_hal 100000, and its tensors are of 2"),
+    ({"n_hal": 1}, "n_hal 1, and"), ({"vpc": 2}, "labels of its header are not 2 of each class"),
+    ({"vpc": 3}, "build no StaticDynamicSet"), ({"hal_mode": "mul"}, "hallucinators.0.conv.weight"),
+    ({"hal_mode": ["a"]}, "hallucinators.0.conv.weight")])
+def test_arguments_of_a_static_dynamic_set_agree_with_its_tensors(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_synset(changed(tmp_path, S2D, arguments=PARTS | arguments))
+
+
+@pytest.mark.parametrize("store,tensors,message", [
+    ("float32", {"videos": torch.full((10, *SHAPE), torch.nan)}, "videos holds values that are not finite"),
+    ("float32", {"videos": PIXELS.videos.detach() * 1e37}, "videos holds values .*too large to train on"),
+    ("float32", {"videos": PIXELS.videos.detach().double()}, "videos is torch.float64"),
+    ("float32", {"videos": PIXELS.videos.detach().int()}, "videos is torch.int32"),
+    ("float32", {"more": torch.zeros(1)}, "it has a tensor 'more'"),
+    ("float32", {"videos.range": torch.zeros(2, 3)}, "'videos.range' is not the range of another"),
+    ("bfloat16", {"videos": PIXELS.videos.detach()}, "not in the store that its header names, bfloat16"),
+    ("uint8", {"videos": PIXELS.videos.detach()}, "not in the store that its header names, uint8"),
+    ("uint8", {"videos.range": torch.zeros(2, 10 ** 5)}, "'videos.range' is not the range of another"),
+    ("uint8", {"videos.range": torch.full((2, 3), torch.inf)}, "videos holds values that are not finite"),
+    ("uint8", {"x.range": torch.zeros(2, 3)}, "'x.range' is not the range of another")])
+def test_tensors_that_are_not_those_of_a_set_are_named(tmp_path, store, tensors, message):
+    with pytest.raises(ValueError, match=message):
+        load_synset(changed(tmp_path, PIXELS, tensors=tensors, saved_as=store))
+
+
+def test_a_header_of_lists_in_lists_is_refused(tmp_path):
+    save_file({"videos": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"header": "[" * 10 ** 5})
+    with pytest.raises(ValueError, match="its header is not JSON"):
+        load_synset(tmp_path / "x.safetensors")
+    for text in ("[]", "3", "null"):
+        save_file({"videos": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"header": text})
+        with pytest.raises(ValueError, match="no header with the kind of the set"):
+            load_synset(tmp_path / "x.safetensors")
+
+
+def test_a_path_that_is_no_readable_file_is_named(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not .*it is a folder"):
+        load_synset(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(ValueError, match="pipe.safetensors is not .*no such file"):      # and not waited for
+        load_synset(tmp_path / "pipe.safetensors")
+    path = changed(tmp_path, PIXELS)
+
+    def locked(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="synset.safetensors .*Permission denied"):
+        patch.setattr("builtins.open", locked)
+        load_synset(path)
+
+
+def test_the_old_order_of_classes_is_named(tmp_path):
+    swapped = replace(SPEC, classes=(SPEC.classes[1], SPEC.classes[0], *SPEC.classes[2:]))
+    path = tmp_path / "x.safetensors"
+    save_synset(path, ImageSet(10, 2, IMAGE), swapped, method="DC", dataset="MotionDigits")
+    message = "x.safetensors has the classes of --dataset in another order .class 0 is ZeroDown, and now ZeroUp"
+    with pytest.raises(ValueError, match=message):
+        load_static(path, SPEC, 2)
+    with pytest.raises(ValueError, match=message):
+        load_fitting(path, SPEC)
+
+
+def test_only_a_set_that_names_its_method_is_scored(tmp_path):
+    with pytest.raises(ValueError, match="names no method"):
+        load_fitting(changed(tmp_path, PIXELS, ["method"]), SPEC)
+
+
 # ---- static memory of others ------------------------------------------------------------------------------------
 
 def test_static_memory_is_read_from_our_sets_and_from_pt_files(tmp_path):
     images = torch.randn(20, *IMAGE)
-    torch.save({"image": images, "label": torch.arange(20)}, tmp_path / "static.pt")
+    torch.save({"image": images, "label": torch.arange(10).repeat_interleave(2)}, tmp_path / "static.pt")
     assert torch.equal(load_static(tmp_path / "static.pt", SPEC, 2), images)
     synset = ImageSet(10, 2, IMAGE)
     synset.static.data = images
@@ -286,10 +407,11 @@ class Evil:
 
 
 @pytest.mark.parametrize("content,message", [
-    ({"image": torch.zeros(10, *IMAGE)}, r"shape \(10, 3, 32, 32\).*need \(20, 3, 32, 32\)"),
-    ({"image": torch.zeros(20, 3, 64, 64)}, r"need \(20, 3, 32, 32\)"),
-    ({"images": torch.zeros(20, *IMAGE)}, 'no tensor "image"'),
-    (torch.zeros(20, *IMAGE), 'no tensor "image"'),
+    ({"image": torch.zeros(10, *IMAGE)}, r"shape \(10, 3, 32, 32\).*needs \(20, 3, 32, 32\).*--spc"),
+    ({"image": torch.zeros(20, 3, 64, 64)}, r"needs \(20, 3, 32, 32\)"),
+    ({"images": torch.zeros(20, *IMAGE)}, 'has no images: .*the key "image"'),
+    ([torch.zeros(20, *IMAGE)], 'has no images'),
+    ({"image": [0.0]}, "is a list where a tensor is needed"),
     ({"image": torch.full((20, *IMAGE), torch.nan)}, "not finite"),
     ({"image": Evil()}, "plain tensors"),
 ])
@@ -309,3 +431,12 @@ def test_a_static_set_of_another_kind_or_other_classes_is_named(tmp_path):
         load_static(tmp_path / "static.safetensors", SPEC, 2)
     with pytest.raises(ValueError, match="no static memory at"):
         load_static(tmp_path / "absent.pt", SPEC, 2)
+
+
+def test_a_static_set_of_another_size_or_with_values_of_others_is_named(tmp_path):
+    path = tmp_path / "static.safetensors"
+    save_synset(path, ImageSet(10, 2, IMAGE), SPEC)
+    with pytest.raises(ValueError, match=r"shape \(20, 3, 32, 32\), but --dataset needs \(30, 3, 32, 32\).*--spc"):
+        load_static(path, SPEC, 3)
+    with pytest.raises(ValueError, match="--values unit is of .pt files, and --path_static .* says itself"):
+        load_static(path, SPEC, 2, "unit")
