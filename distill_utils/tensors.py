@@ -58,7 +58,8 @@ class TensorFile:
             raise ValueError("its header is not JSON") from None
         if not isinstance(self.header, dict):
             raise ValueError("its header is no JSON object")
-        if self.header.pop("sum", None) not in (None, json_sum(self.header)):
+        wrote = self.header.pop("sum", None)
+        if wrote is not None and wrote != json_sum(self.header):
             raise Damaged(f"{path} is damaged: its header is not what was written")
         self.sums, self.compared = self.header.pop("sums", None), set()
 

@@ -65,7 +65,7 @@ def test_flips_in_what_torch_saved_are_noticed(tmp_path):
     at = whole.index(torch.arange(50.0).numpy().tobytes())
     for position in range(at, at + 200, 7):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1:])
-        load_plain(path)        # torch does not notice
+        load_plain(path, compare=False)        # torch does not notice
         with pytest.raises(Damaged, match=r"x\.pt is damaged"):
             check_archive(path)
     path.write_bytes(b"no archive")
