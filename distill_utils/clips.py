@@ -41,16 +41,16 @@ EXIF, OTHERS = b"\xff\xe1", {bytes((0xff, kind)) for kind in (*range(0xe0, 0xf0)
 PNG, PNG_EXIF = b"\x89PNG", (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
-def decode(file, size):
+def decode(file, size, content=None):
     """One frame, uint8 (3, size, size). One of another size is resized and centre-cropped, the same for all of a clip.
 
     Frames stored square are resized; others are resized to a short side of 15/14 of the size first, which is 160x120
     before the crop to 112 for a 4:3 video (method of S2D). A JPEG of twice that or more is decoded at half its size (a
     quarter, an eighth), which is faster and as good. What EXIF says of a camera that was turned is done first. An
-    unreadable frame raises DataError with its name.
+    unreadable frame raises DataError with its name. content: its bytes, where they were read already.
     """
+    content = read_frame(file) if content is None else content
     try:
-        content = _content(file)
         pixels, square = _decode_jpeg(content, size) or _decode_any(content, size)
     except UNREADABLE as error:
         raise _unreadable(file, error) from error
@@ -153,8 +153,8 @@ def _centre_box(stored, short, size):
 
 def frame_size(file):
     """(width, height) of a frame; one that is cut short or is no picture raises DataError with its name."""
+    content = read_frame(file)
     try:
-        content = _content(file)
         with _open_whole(content) as opened:
             width, height = opened.size
     except UNREADABLE as error:
@@ -163,10 +163,14 @@ def frame_size(file):
     return (height, width) if transposed else (width, height)
 
 
-def _content(file):
-    if not os.path.isfile(file):        # a pipe would be waited for
-        raise OSError("it is no regular file, or a link that leads nowhere")
-    return Path(file).read_bytes()
+def read_frame(file):
+    """The bytes of a frame; DataError with its name where it cannot be read."""
+    try:
+        if not os.path.isfile(file):        # a pipe would be waited for
+            raise OSError("it is no regular file, or a link that leads nowhere")
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def _unreadable(file, error):
@@ -278,8 +282,9 @@ def _build(path, dataset, num_workers):
             frames = np.zeros((len(files), 3, size, size), np.uint8)
             for i, (frame, file) in enumerate(zip(frames, files, strict=True)):
                 try:
-                    frame[:] = decode(file, size).numpy()
-                    sums[:, int(first[start]) + i] = zlib.crc32(frame), zlib.crc32(file.read_bytes())
+                    stored = read_frame(file)
+                    frame[:] = decode(file, size, stored).numpy()
+                    sums[:, int(first[start]) + i] = zlib.crc32(frame), zlib.crc32(stored)
                 except DataError as error:
                     unreadable.append(str(error))
             # not through mapped memory, which is slower to fill, and where a full disk would kill the process

@@ -311,7 +311,7 @@ def test_another_size_or_length_has_a_cache_of_its_own(tree, monkeypatch, change
 def test_two_processes_at_once(tree, monkeypatch):
     barrier = multiprocessing.get_context("fork").Barrier(2)
 
-    def counted(file, size):
+    def counted(file, size, content):
         with open(tree / "log", "a") as log:
             log.write(".")
         return decode(file, size)
@@ -333,7 +333,7 @@ def test_two_processes_at_once(tree, monkeypatch):
 def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):
     last = FrameFolder(SPEC, tree, "train").files[-1][-1]
 
-    def slow(file, size):
+    def slow(file, size, content):
         return hang(tree / "marker") if file == last else decode(file, size)
 
     with monkeypatch.context() as patch:
