@@ -383,6 +383,10 @@ NETWORKS = {
     "ResNet18BN_AP": partial(ResNet18, norm="batch", average=True),
 }
 
+# names that stood for other architectures until runs remembered their clips
+CHANGED = {"VideoConvNetMean", "VideoConvNetMLP", "VideoConvNetRNN", "VideoConvNetLSTM", "VideoConvNetGRU",
+           "ResNet18_AP", "ResNet18BN_AP"}
+
 
 def lookup(name):
     """NETWORKS[name]; ValueError with the choices for a name that is not there."""

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distill_utils.args import Parser, not_negative, positive
+from distill_utils.args import STOPS, Parser, not_negative, positive
 from distill_utils.dataset import DATA, DATASETS
 from distill_utils.files import disk_full, is_disk_full, replacing, try_lock
 from distill_utils.progress import progress
@@ -477,7 +477,8 @@ def _in_parallel(missing, root, settings, workers):
 
 
 def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches all; the parent stops the work
+    for number in STOPS:        # such as Ctrl-C reach all processes; the parent stops the work
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
 
     def end_with_parent():      # or a worker whose parent was killed would wait for work for ever
         parent_process().join()

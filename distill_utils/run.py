@@ -28,6 +28,7 @@ from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, save_synset, storage_bytes
 from distill_utils.synset import load_synset
 from distill_utils.tensors import load_plain
+from networks import CHANGED, get_eval_pool
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = " (its content)"      # of the file that a flag names
@@ -131,6 +132,11 @@ class Run:
         before = self.checkpoint.get("clips")
         if before is None:      # of a run that did not remember them
             check_class_order(f"{self.folder}/checkpoint.pt", self.checkpoint["args"].get("dataset"))
+            pool = self.args.get("model_eval") or get_eval_pool(self.args["eval_mode"], self.args["model"])
+            if others := CHANGED & {self.args["model"], *pool}:
+                raise ValueError(f"{self.folder}/checkpoint.pt was made when {min(others)} was another network (it has "
+                                 "the published architecture now, see docs/results.md): start anew with --overwrite, "
+                                 "or choose another --name")
             return
         changes = [change_of(old, new) for old, new in zip(before, self.clips, strict=True) if old != new]
         if changes:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from conftest import ROOT
 from distill_utils import extract
+from distill_utils.args import STOPS
 from distill_utils.dataset import FrameFolder, clip_positions, get_spec, grid_frames
 from distill_utils.extract import (
     VIDEOS,
@@ -754,6 +755,18 @@ def test_a_process_that_dies_is_named(tmp_path, videos, monkeypatch):
             run(videos, tmp_path / "set")
     assert len(run(videos, tmp_path / "set")) == 6
     assert sorted(os.listdir(tmp_path / "set" / "jpegs")) == list("012345")
+
+
+def test_signals_to_all_processes_are_left_to_the_parent(tmp_path):
+    """A worker goes on with its clip; but the pool ends its workers by SIGTERM when one of them died."""
+    def look():
+        extract._start_worker()
+        ignored = [number for number in STOPS if signal.getsignal(number) == signal.SIG_IGN]
+        (tmp_path / "seen").write_text(" ".join(signal.Signals(number).name for number in ignored))
+
+    fork(look).join()
+    names = {signal.Signals(number).name for number in STOPS}
+    assert set((tmp_path / "seen").read_text().split()) == names - {"SIGTERM"}
 
 
 # ---- the scripts --------------------------------------------------------------------------------------------------

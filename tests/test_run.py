@@ -807,6 +807,30 @@ def test_a_result_without_its_checkpoint_is_still_a_result(script):
     script("DM", "x", "--overwrite", Iteration=2)
 
 
+def remember_nothing_of_the_clips(folder, **args):
+    """Makes a checkpoint one of an earlier program."""
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del saved["clips"]
+    saved["args"] |= args
+    torch.save(saved, folder / "checkpoint.pt")
+
+
+def test_what_was_made_with_other_class_numbers_or_networks_does_not_go_on(script, monkeypatch):
+    folder = script("DM", "x", Iteration=2)
+    remember_nothing_of_the_clips(folder, dataset="UCF101")
+    with pytest.raises(ValueError, match="checkpoint.pt was made when HammerThrow and Hammering"):
+        script("DM", "x", "--resume")
+    remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2), dataset="miniUCF101")
+    script("DM", "x", "--resume")
+    folder = script("DM", "y", model="VideoConvNetGRU_small", Iteration=2)
+    remember_nothing_of_the_clips(folder, model="VideoConvNetGRU")
+    with pytest.raises(ValueError, match=r"checkpoint.pt was made when VideoConvNetGRU was another network"):
+        script("DM", "y", "--resume", model="VideoConvNetGRU")
+    remember_nothing_of_the_clips(script("DM", "z", Iteration=2), eval_mode="M")
+    with pytest.raises(ValueError, match=r"when VideoConvNet\w+ was another network"):
+        script("DM", "z", "--resume", eval_mode="M")
+
+
 @pytest.mark.parametrize("name", ["../../x", "a/b", ".", "..", "/tmp/x", ""])
 def test_a_name_leads_to_no_other_folder(script, tmp_path, name):
     if name == "":
