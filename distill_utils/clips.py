@@ -246,8 +246,10 @@ def _open_cache(path, total, size):
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
         first = frames.offset + frames.nbytes
         if frames.shape == (total, 3, size, size) and frames.dtype == np.uint8 \
-                and os.path.getsize(path) == first + 8 * total:
-            return frames, *np.fromfile(path, np.uint32, offset=first).reshape(2, total)
+                and os.path.getsize(path) == first + 8 * total + 4:
+            sums = np.fromfile(path, np.uint32, offset=first)
+            if zlib.crc32(sums[:-1]) == sums[-1]:
+                return frames, *sums[:-1].reshape(2, total)
     except FileNotFoundError:
         pass
     except (ValueError, EOFError, AttributeError, SyntaxError):     # whatever a damaged head makes numpy raise
@@ -304,6 +306,7 @@ def _build(path, dataset, num_workers):
                 raise
         with open(temporary, "ab") as file:
             file.write(sums)
+            file.write(np.uint32(zlib.crc32(sums)))
         if unreadable:
             raise DataError(f"{len(unreadable)} of {total} frames cannot be read, first:\n"
                             + "\n".join(sorted(unreadable)[:5]))

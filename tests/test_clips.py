@@ -391,11 +391,12 @@ def test_damage_is_found_when_all_frames_are_loaded_at_once_and_a_frame_is_compa
     assert load(tree, preload=True).get([5]).equal(load(tree, cache="fresh").get([5]))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long"])
+@pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long", "sums"])
 def test_a_cache_that_is_not_whole_is_named_and_made_again(tree, capsys, content):
     clips = load(tree)
     whole = clips.cache.read_bytes()
-    other = {"short": whole[:-5], "long": whole + b"x", "shape": whole.replace(b"(30, 3, 8, 8)", b"(15, 6, 8, 8)")}
+    other = {"short": whole[:-5], "long": whole + b"x", "shape": whole.replace(b"(30, 3, 8, 8)", b"(15, 6, 8, 8)"),
+             "sums": whole[:-99] + bytes([whole[-99] ^ 1]) + whole[-98:]}
     clips.cache.write_bytes(other.get(content, content))
     assert load(tree).get([0]).equal(load(tree, cache="fresh").get([0])) and clips.cache.read_bytes() == whole
     assert f"{clips.cache} is damaged and is made again" in capsys.readouterr().err
