@@ -113,7 +113,8 @@ def without_times(content):
 
 
 def prepare(folder):
-    """(a world where all commands ran, one where they are half-way, seconds of each command, what was made)."""
+    """(a world where all commands ran, one where they are half-way, seconds of each command, {command: what its next run
+    makes of them; None: of the first})."""
     motiondigits.GROUPS, motiondigits.CLIPS = {"test": range(1, 2), "train": range(8, 10)}, {"test": 2, "train": 2}
     world, seconds = folder / "trial", {}
     motiondigits.make(world / "data")
@@ -127,7 +128,11 @@ def prepare(folder):
                 sys.exit(f"{name} fails without any fault:\n{text}")
             seconds[name] = time.time() - began
         shutil.copytree(world, folder / kept)
-    return folder / "whole", folder / "half", seconds, made(world)
+    references = {None: made(world)}
+    for name in {name for name, resumes in READ_BY.values() if resumes}:
+        run(copy_of(folder / "half"), name)
+        references[name] = made(world)
+    return folder / "whole", folder / "half", seconds, references
 
 
 def copy_of(world):
@@ -138,7 +143,7 @@ def copy_of(world):
     return copy
 
 
-def kill(rng, world, seconds, reference):
+def kill(rng, world, seconds, references):
     """Stops a command at a random moment; (what was done, what came of the next one)."""
     name = rng.choice(list(COMMANDS))
     number = rng.choice([signal.SIGKILL] * 3 + list(flags.STOPS))
@@ -155,10 +160,10 @@ def kill(rng, world, seconds, reference):
     strays = [str(path) for path in world.rglob(".*") if ".tmp" in path.name]
     if status or strays:
         return what, f"failed: {strays or text.strip().splitlines()[-1]}"
-    return what, compare(world, reference)
+    return what, compare(world, references[None])
 
 
-def damage(rng, whole, half, reference):
+def damage(rng, whole, half, references):
     """Flips a bit of a file, or cuts it; (what was done, what came of the command that reads it)."""
     pattern, (name, resumes) = rng.choice(list(READ_BY.items()))
     world = copy_of(half if resumes else whole)
@@ -179,6 +184,7 @@ def damage(rng, whole, half, reference):
     file.write_bytes(content)
     status, text = run(world, name)
     if status == 0:
+        reference = references[name if resumes else None]
         return what, compare(world, reference, besides=str(file.relative_to(world)))
     if file.name not in text or "Traceback" in text or status < 0:
         return what, f"unclear (status {status}): {' / '.join(text.strip().splitlines()[-2:])}"
@@ -211,13 +217,13 @@ def main():
     for name in COMMANDS.values():
         importlib.import_module(name.split()[0])        # once, for all forks
     with tempfile.TemporaryDirectory() as folder:
-        whole, half, seconds, reference = prepare(Path(folder))
+        whole, half, seconds, references = prepare(Path(folder))
         trials = ["kill"] * args.kills + ["damage"] * args.damages
         for kind in progress(trials, desc="faults", unit="trial"):
             if kind == "kill":
-                what, came = kill(rng, whole, seconds, reference)
+                what, came = kill(rng, whole, seconds, references)
             else:
-                what, came = damage(rng, whole, half, reference)
+                what, came = damage(rng, whole, half, references)
             verdict = came.partition(":")[0].partition(" ")[0]
             counts[f"{kind}: {verdict}"] += 1
             if verdict not in ("same", "named"):
