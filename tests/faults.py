@@ -113,8 +113,8 @@ def without_times(content):
 
 
 def prepare(folder):
-    """(a world where all commands ran, one where they are half-way, seconds of each command, {command: what its next run
-    makes of them; None: of the first})."""
+    """(a world where all commands ran, one where they are half-way, seconds of each command, what was made: by command
+    of one that went on from half-way, and for None in the first world)."""
     motiondigits.GROUPS, motiondigits.CLIPS = {"test": range(1, 2), "train": range(8, 10)}, {"test": 2, "train": 2}
     world, seconds = folder / "trial", {}
     motiondigits.make(world / "data")
