@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from distill_utils.picture import animate, contact_sheet, curve, to_uint8
+from distill_utils.picture import _legible, animate, contact_sheet, curve, to_uint8
 
 MEAN, STD = (0.45, 0.43, 0.40), (0.22, 0.21, 0.23)
 
@@ -243,3 +243,9 @@ def test_clips_that_cannot_be_drawn_are_named(tmp_path, draw):
         with pytest.raises(ValueError, match=message):
             draw(tmp_path / "picture", rows, MEAN, STD)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_name_that_the_font_cannot_show_has_its_number():
+    names = {"plain": "plain", "jump_rope (2)": "jump_rope (2)", "a?b": "a?b", "öl": "class 3: ?l",
+             "跳舞": "class 3: ??", "a 舞": "class 3: a ?"}
+    assert {name: _legible(name, 3) for name in names} == names
