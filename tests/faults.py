@@ -225,6 +225,7 @@ def main():
             else:
                 what, came = damage(rng, whole, half, references)
             verdict = came.partition(":")[0].partition(" ")[0]
+            kind = "kill" if kind == "kill" else "flip" if "flipped" in what else "cut"
             counts[f"{kind}: {verdict}"] += 1
             if verdict not in ("same", "named"):
                 bad.append(f"{what} -> {came}")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,14 @@ def test_other_data_networks_and_protocols_are_other_banks(clips, few_digits, tm
         other = copy.copy(clips)
         setattr(other, key, value)
         assert other.content() != clips.content(), key
+
+
+def test_a_complete_bank_is_read_where_nobody_may_write(clips, tmp_path, monkeypatch):
+    whole = files(build(Bank(tmp_path, clips, 2)))
+    monkeypatch.setattr(module, "locked", None)
+    monkeypatch.setattr(Path, "mkdir", None)
+    bank = build(Bank(tmp_path, clips, 2))
+    assert files(bank) == whole and bank.load(1).shape[0] == clips.spec.num_classes
 
 
 def test_a_damaged_file_is_named(clips, tmp_path):

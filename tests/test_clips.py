@@ -391,6 +391,14 @@ def test_damage_is_found_when_all_frames_are_loaded_at_once_and_a_frame_is_compa
     assert load(tree, preload=True).get([5]).equal(load(tree, cache="fresh").get([5]))
 
 
+def test_damage_is_found_when_frames_are_brought_to_a_device(tree):
+    damaged(load(tree), 29)
+    folder = FrameFolder(SPEC, tree, "train")
+    clips = Clips(folder, cached_frames(folder, tree / "cache"), "device")
+    with pytest.raises(DataError, match="frame 29 "):       # all are brought there, whichever are asked for
+        clips.read(*clips.sample_frames([0]), device="meta")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long", "sums"])
 def test_a_cache_that_is_not_whole_is_named_and_made_again(tree, capsys, content):
     clips = load(tree)

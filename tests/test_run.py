@@ -794,6 +794,16 @@ def test_files_that_flags_name_may_move_and_not_change(script, tmp_path):
         script("S2D-DM", "y", "--resume", path_static=static, **S2D)
 
 
+def test_labels_beside_a_set_of_others_may_not_change_either(script, tmp_path):
+    torch.save(torch.randn(20, 4, 3, 16, 16), tmp_path / "images_best.pt")
+    torch.save(torch.arange(10).repeat(2), tmp_path / "labels_best.pt")
+    script("score", "x", synset=tmp_path / "images_best.pt")
+    script("score", "x", "--resume", synset=tmp_path / "images_best.pt")
+    torch.save(torch.arange(10).repeat_interleave(2), tmp_path / "labels_best.pt")
+    with pytest.raises(ValueError, match=r"--labels \(its content\) was '\w+' and is now '\w+'"):
+        script("score", "x", "--resume", synset=tmp_path / "images_best.pt")
+
+
 # ---- files --------------------------------------------------------------------------------------------------------
 
 def test_a_result_without_its_checkpoint_is_still_a_result(script):

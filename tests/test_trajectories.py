@@ -207,6 +207,27 @@ def test_without_buffer_json_the_experts_say_how_they_were_made(tmp_path):
         check_settings(tmp_path, SETTINGS)
 
 
+def test_complete_experts_may_lie_where_nobody_may_write(tmp_path, monkeypatch):
+    fill(tmp_path, [0, 1])
+    check_settings(tmp_path, SETTINGS)
+    for name in ("locked", "try_lock", "replacing"):
+        monkeypatch.setattr(trajectories, name, None)
+    check_settings(tmp_path, SETTINGS)
+    assert list(missing_experts(tmp_path, 2)) == []
+    with pytest.raises(ValueError, match="--seed was 0 and is now 1"):
+        check_settings(tmp_path, SETTINGS | {"seed": 1})
+
+
+def test_damage_in_files_of_another_program_is_named(tmp_path):
+    fill_others(tmp_path, [2])
+    path = tmp_path / "replay_buffer_0.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(trajectory(1, range(6))[3][0].numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"replay_buffer_0.pt is damaged: .*get the file again"):
+        Experts(tmp_path, net(), 2, 1)
+
+
 def test_a_folder_of_another_program_is_not_written_to(tmp_path):
     fill_others(tmp_path, [1])
     with pytest.raises(ValueError, match="another program"):
