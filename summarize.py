@@ -7,8 +7,8 @@ from itertools import groupby
 from pathlib import Path
 
 from distill_utils.args import Parser, cli
-from distill_utils.dataset import DATASETS, dataset_label
-from distill_utils.files import json_sum, replacing
+from distill_utils.dataset import dataset_label
+from distill_utils.files import is_whole, replacing
 from distill_utils.synset import SETS
 
 TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
@@ -30,7 +30,7 @@ def main():
     if not files:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [read(file) for file in files]
-    results.sort(key=lambda r: (*group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
+    results.sort(key=lambda r: (group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results, args.merge_seeds))
     for r in filter(below_start, results):
         print(f"note: {title(r)}, {r['ipc']} clips a class, seed {r['seed']}, ends below its start: "
@@ -45,10 +45,10 @@ def read(file):
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
         row(result)
-        damaged = result.get("sum", json_sum(result)) != json_sum(result)
+        whole = is_whole(result)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
-    if damaged:
+    if not whole:
         raise ValueError(f"{file} is not what its run wrote: it is damaged, or was changed by hand: make it again with "
                          "--overwrite, or take it out of the folder")
     return result
@@ -60,8 +60,18 @@ def group(result):
               "im_size": "{} pixels"}
     chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
     heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
-    own = result["dataset"] not in DATASETS     # two folders may have one name, and one folder two
-    return heading, result.get("data", result["dataset"]) if own else ""
+    return heading
+
+
+def other_data(results):
+    """group(result) with what tells apart data sets that share it: runs of one name may be of other clips. (Results of
+    before clips were told apart have the path of the data set.)"""
+    known, older = {}, {}
+    for r in results:
+        known.setdefault(group(r), set()).update([r["data"]] if "data" in r else [])
+        older.setdefault(group(r), set()).update([] if "data" in r else [r["dataset"]])
+    several = {heading for heading in known if max(len(known[heading]), len(older[heading])) > 1}
+    return lambda r: (group(r), f", data {r.get('data', r['dataset'])[:100]}" if group(r) in several else "")
 
 
 def rank(method):
@@ -84,9 +94,9 @@ def below_start(r):
 
 def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
-    lines = []
-    for (heading, _), rows in groupby(results, group):
-        lines += ["", f"**{heading}**", "",
+    lines, several = [], other_data(results)
+    for (heading, data), rows in groupby(sorted(results, key=several), several):
+        lines += ["", f"**{heading}{data}**", "",
                   "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
                   "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]

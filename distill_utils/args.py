@@ -385,8 +385,8 @@ def cli(main):
             raise
         if memory:
             error = (f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): ask for "
-                     "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_train or --batch_syn, or, on a "
-                     "GPU, give --clips_on host, and go on with --resume")
+                     "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_real, --batch_train or "
+                     "--batch_syn, or, on a GPU, give --clips_on host, and go on with --resume")
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -25,7 +25,7 @@ from distill_utils.splits import ANNOTATIONS, KINETICS_FILES, SSV2_FILES, entrie
 FIRST = 5       # names that are shown without --list
 # official lists (a split file may stand in for them), and what an extraction writes beside its clips
 KNOWN = re.compile(r"(train|test)list\d\d\.txt|classInd\.txt|.*_test_split\d\.txt|val_annotations\.txt|"
-                   r"settings_.*\.json|(broken|short)_videos\.txt")
+                   r"settings_.*\.json|(broken|short|damaged)_videos\.txt")
 LISTS = {name for lists in (KINETICS_FILES, SSV2_FILES) for names in lists.values() for name in names}
 
 

@@ -354,6 +354,9 @@ class Clips:
     def _compare(self, frame_indices):
         """Compares the check sums of frames that were not read before. DataError, without the cache, where one differs:
         the cache is made again by the next command."""
+        if isinstance(self.frames, np.memmap) and self.frames._mmap.size() < self.frames.offset + self.frames.nbytes:
+            raise DataError(f"{self.cache} was cut short while it was in use: run the same command again (with "
+                            "--resume), which makes it anew")       # to read on would end the process
         if self.unread is None:
             return
         new = np.unique(frame_indices[self.unread[frame_indices]])
@@ -448,6 +451,11 @@ class Clips:
         self.check_count(n)
         chosen = ClassSampler(self).indices(range(self.spec.num_classes), n, generator)
         return torch.stack([self.get(row) for row in chosen])
+
+
+def same_clips(identity):
+    """Of an identity of clips what does not depend on how they are seen: the same of their single frames, say."""
+    return {key: value for key, value in identity.items() if key != "view"}
 
 
 def change_of(before, now):

@@ -27,8 +27,8 @@ from distill_utils.splits import UCF_CLIP, ClipFolders, DataError, comparable, e
 DATA = Path(__file__).parent / "data"      # --data_path, if not given, and where the lists of classes lie
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FLOW = re.compile(r".*flow.*|[xyuv][_.-]?")     # beginnings of the names of optical flow
 FRAME = re.compile(r"(\d+)\.(?:jpg|jpeg|png)$", re.IGNORECASE)
-RGB = ("", "img", "image", "frame", "rgb")      # what tools call the frames that lie beside an optical flow
 
 @dataclass(frozen=True)
 class Spec:
@@ -337,10 +337,7 @@ def in_order(names, gaps=False):
         if (match := FRAME.search(name)) and not name.startswith("."):
             kinds.setdefault(name[:match.start()].lower(), []).append((int(match[1]), name))
     if len(kinds) > 1:
-        known = [kind for kind in kinds if kind.strip("_-. ") in RGB]
-        most = max((len(kinds[kind]) for kind in known), default=0)
-        kinds = {kind: found for kind, found in kinds.items()
-                 if (kind in known and len(found) == most if known else "flow" not in kind)}
+        kinds = {kind: found for kind, found in kinds.items() if not FLOW.fullmatch(kind)}
     numbered = sorted(pair for found in kinds.values() for pair in found)
     files = tuple(name for _, name in numbered)
     pairs = list(zip(numbered, numbered[1:], strict=False))
@@ -480,12 +477,19 @@ def dataset_label(name):
     return name if name in DATASETS else Path(name).resolve().name
 
 
-def check_class_order(what, dataset):
-    """ValueError for what was made of UCF101, a name of DATASETS, when four of its classes had other numbers."""
-    if dataset in DATASETS and DATASETS[dataset].folder == "UCF101" and DATASETS[dataset].num_classes == 101:
-        raise ValueError(f"{what} was made when HammerThrow and Hammering, and JumpRope and JumpingJack, had each "
-                         "other's numbers among the classes of UCF101 (they are sorted as published now): make it "
-                         "again, in another folder")
+def check_older(what, made_with):
+    """ValueError for what was made before its clips were remembered, where the same arguments mean something else
+    since. made_with: the arguments, as JSON has them."""
+    spec = DATASETS.get(made_with.get("dataset"))
+    since = ""
+    if spec and spec.folder == "UCF101" and spec.num_classes == 101:
+        since = "HammerThrow and Hammering, and JumpRope and JumpingJack, had each other's class numbers"
+    elif spec and spec.folder.startswith("Kinetics"):
+        since = "clips of Kinetics were flipped at random"
+    elif made_with.get("decay") and made_with.get("protocol") == "paper":
+        since = "--decay with --protocol paper cut the rate two epochs earlier"
+    if since:
+        raise ValueError(f"{what} was made when {since}, other than published: make it again, in another folder")
 
 
 @lru_cache(maxsize=4096)

@@ -3,7 +3,6 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
-from math import prod
 
 import torch
 
@@ -72,12 +71,12 @@ def keep_memory():
         libc.mallopt(-1, (1 << 31) - 1)     # M_TRIM_THRESHOLD
 
 
-def check_memory(what, count, shape):
-    """ValueError, before anything is allocated, where `count` float32 tensors of a shape are more than this machine's
-    memory. what: the flag that asks for them."""
+def check_memory(what, numbers):
+    """ValueError, before anything is allocated, where so many float32 numbers are more than this machine's memory.
+    what: the flag that asks for them."""
     if not hasattr(os, "sysconf"):      # Windows does not tell
         return
-    wanted, there = 4 * count * prod(shape), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted, there = 4 * numbers, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if wanted > there:
         raise ValueError(f"{what} takes {wanted / 1e9:.0f} GB of memory, and this machine has {there / 1e9:.0f}: lower "
                          "it")

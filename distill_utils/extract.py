@@ -26,7 +26,7 @@ from PIL import Image
 
 from distill_utils.args import STOPS, Parser, not_negative, positive
 from distill_utils.dataset import DATA, DATASETS
-from distill_utils.files import disk_full, is_disk_full, replacing, try_lock
+from distill_utils.files import disk_full, is_disk_full, is_whole, replacing, try_lock, with_sum
 from distill_utils.progress import progress
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".flv", ".f4v",
@@ -426,7 +426,14 @@ def _check_settings(folder, settings):
     file, asked = folder.with_name(f"settings_{folder.name}.json"), asdict(settings)
     way_out = "move them away, or write to another folder"
     if file.is_file():
-        there = {"seconds": 0, **json.loads(file.read_text(encoding="utf-8"))}      # older files say nothing of seconds
+        try:
+            there = dict(json.loads(file.read_text(encoding="utf-8")))
+            if not is_whole(there):
+                raise ValueError("it is not what was written")
+            there = {"seconds": 0, **there}     # older files say nothing of it
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read ({error}), and it says how the clips beside it were made: "
+                             f"{way_out}") from error
         other = [f"{key} {there.get(key)} there, {value} asked" for key, value in asked.items()
                  if there.get(key) != value]
         if other:
@@ -438,7 +445,7 @@ def _check_settings(folder, settings):
     else:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary:
-            temporary.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(with_sum(asked), indent=1) + "\n", encoding="utf-8")
 
 
 def _num_frames(folder):

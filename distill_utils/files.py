@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import zlib
 from contextlib import contextmanager
 from functools import lru_cache
@@ -33,10 +34,10 @@ def replacing(path):
     file and the space left.
     """
     path = Path(path)
-    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    temporary = folder / path.name
+    folder = None
     try:
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+        temporary = folder / path.name
         yield temporary
         if temporary.is_file():
             with open(temporary, "r+b") as file:
@@ -48,7 +49,8 @@ def replacing(path):
             raise disk_full(path, error) from error
         raise
     finally:
-        remove(folder)
+        if folder:
+            remove(folder)
 
 
 def remove(*paths):
@@ -83,8 +85,17 @@ def disk_full(path, error, way_out="nothing half is left there; make room and go
                    f"no space left to write {path} ({free:.0f} MB free{limited}): {way_out}")
 
 
-def json_sum(content):
-    """A check sum of what JSON can hold, but for its own entry "sum": the same again of what a file gives back."""
+def with_sum(content):
+    """A dict that JSON can hold, and under "sum" a check sum of it."""
+    return content | {"sum": _sum(content)}
+
+
+def is_whole(content):
+    """Whether a dict of `with_sum` came back as it was; one without a sum is not known to be other."""
+    return "sum" not in content or content["sum"] == _sum(content)
+
+
+def _sum(content):
     content = {key: value for key, value in content.items() if key != "sum"}
     return zlib.crc32(json.dumps(content, sort_keys=True, allow_nan=False).encode())
 
@@ -104,7 +115,11 @@ def locked(path):
 
 def _lock(path, wait):
     """Where the system or the file system has no locks, it is said once and the work goes on without."""
-    file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
+    try:
+        file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {Path(path).parent} ({error.strerror}), where something is still "
+                      "to be made: get the right to write there, or choose another folder") from error
     try:
         if fcntl is None:
             _note_no_locks(Path(path).parent, "this system has no locks that we know")

@@ -12,12 +12,12 @@ def progress(*args, **kwargs):
 
 
 class _Pipe(io.FileIO):
-    """A file descriptor that goes on, to nowhere, when whoever reads it has left."""
+    """A file descriptor that goes on, to nowhere, when nobody takes what is written."""
 
     def write(self, data):
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError:     # a broken pipe, a terminal that was closed, a full disk
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -34,5 +34,5 @@ def keep_streams():
         elif stream is getattr(sys, f"__{name}__"):     # and not what a test or a notebook put in its place
             stream.flush()
             stream = io.TextIOWrapper(io.BufferedWriter(_Pipe(number, "w", closefd=False)), stream.encoding,
-                                      "backslashreplace", line_buffering=name == "stderr" or stream.isatty())
+                                      "backslashreplace", line_buffering=True, write_through=stream.write_through)
         setattr(sys, name, stream)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from distill_utils import picture
 from distill_utils.args import STOPS, data_identity, input_digests
-from distill_utils.clips import change_of
-from distill_utils.dataset import check_class_order, dataset_label
+from distill_utils.clips import change_of, same_clips
+from distill_utils.dataset import check_older, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
-from distill_utils.files import json_sum, remove, replacing, try_lock, unfinished
+from distill_utils.files import is_whole, remove, replacing, try_lock, unfinished, with_sum
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
@@ -118,8 +118,9 @@ class Run:
                 continue        # of a run from before these were remembered
             before = saved.get(key, self.parser.get_default(key))
             if current.get(key) != before:
+                first = f" ({self.folder}/args.json names the file)" if key.endswith(CONTENT) else ""
                 raise ValueError(f"{self.folder}/checkpoint.pt is of another experiment: --{key} was {before!r} "
-                                 f"and is now {current.get(key)!r}: give the same, or choose another --name")
+                                 f"and is now {current.get(key)!r}: give the same{first}, or choose another --name")
 
     def _identity(self):
         """The arguments that say what is computed, as JSON gives them back."""
@@ -131,7 +132,7 @@ class Run:
         """ValueError where a run would go on with other clips than it began with."""
         before = self.checkpoint.get("clips")
         if before is None:      # of a run that did not remember them
-            check_class_order(f"{self.folder}/checkpoint.pt", self.checkpoint["args"].get("dataset"))
+            check_older(f"{self.folder}/checkpoint.pt", self.checkpoint["args"])
             pool = self.args.get("model_eval") or get_eval_pool(self.args["eval_mode"], self.args["model"])
             if others := CHANGED & {self.args["model"], *pool}:
                 raise ValueError(f"{self.folder}/checkpoint.pt was made when {min(others)} was another network (it has "
@@ -172,7 +173,7 @@ class Run:
                                        "commit": _commit(), "python": sys.version.split()[0],
                                        "versions": {"torch": torch.__version__, "numpy": np.__version__}})
         self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
-        self.metrics.truncate(min(self.metrics.tell(), self.checkpoint["metrics_bytes"]) if self.checkpoint else 0)
+        self.metrics.truncate(self._whole_lines(self.checkpoint["metrics_bytes"]) if self.checkpoint else 0)
         if self.checkpoint:
             for name, value in self.state.items():
                 value.load_state_dict(self.checkpoint["parts"][name])
@@ -185,6 +186,15 @@ class Run:
                 print(f"note: this run was saved on {before} and goes on on {device}: random networks are drawn on the "
                       "device, so it will not end with the same set", file=sys.stderr)
             self.checkpoint = None
+
+    def _whole_lines(self, size):
+        """How much of metrics.jsonl stays when the run goes on: what it had at the checkpoint, or, where somebody has
+        shortened it since, its whole lines."""
+        content = (self.folder / "metrics.jsonl").read_bytes()[:size]
+        if len(content) < size:
+            print(f"note: {self.folder}/metrics.jsonl is shorter than it was: lines of the log are lost",
+                  file=sys.stderr)
+        return content.rfind(b"\n") + 1
 
     def save(self, iteration):
         """Writes the checkpoint: everything needed to go on from the state after `iteration` steps."""
@@ -300,7 +310,7 @@ class Run:
                         with suppress(OSError):     # it is kept, or made again
                             shared.parent.mkdir(exist_ok=True)
                             with replacing(shared) as temporary:
-                                temporary.write_text(json.dumps(scores | {"sum": json_sum(scores)}) + "\n",
+                                temporary.write_text(json.dumps(with_sum(scores)) + "\n",
                                                      encoding="utf-8")
                 self.history.append({"iteration": iteration, "network": network, "number": index,
                                      **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
@@ -311,7 +321,8 @@ class Run:
         self.evaluating = False
         if synset is not None and iteration == self.reported_iteration(networks):
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
-                        dataset=dataset_label(self.args["dataset"]), seed=self.seed, protocol=self.args["protocol"],
+                        dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
+                        protocol=self.args["protocol"],
                         iteration=iteration, **header)
         scores = self.scores(iteration, networks[0])
         tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
@@ -364,7 +375,7 @@ class Run:
                   "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
                   "precision": self.precision, "bank": self.args.get("bank"),
                   **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes")},
-                  "data": hashlib.sha256(f"{self.clips}".encode()).hexdigest()[:16],
+                  "data": hashlib.sha256(f"{list(map(same_clips, self.clips))}".encode()).hexdigest()[:16],
                   "split_file": self.args["split_file"] and Path(self.args["split_file"]).name,
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
@@ -396,7 +407,7 @@ class Run:
         result |= {"seconds": round(self.elapsed(), 1),
                    "distill_seconds": round(self.elapsed() - self.eval_seconds, 1),
                    "peak_memory_bytes": peak_memory(self.device), **extra}
-        result["sum"] = json_sum(result)
+        result = with_sum(result)
         self._write_json("result.json", result)
         self.metrics.close()
         if self.wandb:
@@ -418,8 +429,8 @@ def _read_scores(file, num_classes):
     try:
         scores = json.loads(file.read_text(encoding="utf-8"))
         numbers = [scores[key] for key in ("top1", "top5", "loss", "seconds")] + scores["per_class"]
-        whole = scores.get("sum", json_sum(scores)) == json_sum(scores)
-        return scores if whole and np.isfinite(numbers).all() and len(scores["per_class"]) == num_classes else None
+        whole = is_whole(scores) and len(scores["per_class"]) == num_classes
+        return scores if whole and np.isfinite(numbers).all() else None
     except (AttributeError, OSError, ValueError, KeyError, TypeError):
         return None
 

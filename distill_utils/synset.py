@@ -22,6 +22,7 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
     num_classes, num_slots      K, and its clips of a class
 """
 import sys
+from math import prod
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from torch import nn
 
 from distill_utils import published, storage
 from distill_utils.args import add_values_arg, may_change, positive
-from distill_utils.clips import ClassSampler
+from distill_utils.clips import ClassSampler, change_of
 from distill_utils.device import check_memory
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.storage import (  # noqa: F401 (handed on)
@@ -62,7 +63,7 @@ class VideoSet(nn.Module):
 
     @classmethod
     def from_args(cls, args, spec):
-        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc, spec.shape)
+        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc * prod(spec.shape))
         return cls(spec.num_classes, args.ipc, spec.shape, vars(args).get("init", "real"))
 
     @property
@@ -125,7 +126,7 @@ class ImageSet(nn.Module):
 
     @classmethod
     def from_args(cls, args, spec):
-        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc, spec.shape[-3:])
+        check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc * prod(spec.shape[-3:]))
         return cls(spec.num_classes, args.ipc, spec.shape[-3:], None if spec.view == "single" else spec.frames,
                    vars(args).get("init", "real"), vars(args).get("split_num", 1))
 
@@ -236,7 +237,7 @@ class StaticDynamicSet(nn.Module):
         self.dynamic = nn.Parameter(torch.zeros(num_classes, dpc, frames, 1, *size))
         self.hallucinators = nn.ModuleList(Hallucinator(channels, hal_mode, hal_init) for _ in range(n_hal))
         self.hal_mode, self.dynamic_init, self.train_static = hal_mode, dynamic_init, train_static
-        self.has_static = False     # images of a file, which no start replaces
+        self.has_static, self.static_file = False, None     # images of a file, which no start replaces
 
     @classmethod
     def add_args(cls, parser, trained=True):
@@ -273,8 +274,11 @@ class StaticDynamicSet(nn.Module):
             clips = args.dataset.removeprefix("single")
             raise ValueError(f"--dataset {args.dataset} gives single frames, which have no movement to learn: give "
                              + (clips if clips != args.dataset else "a data set of clips"))
-        given, most = vars(args), max(args.spc or args.vpc, args.dpc or args.vpc)
-        check_memory(f"--spc and --dpc {most}", spec.num_classes * most, spec.shape)
+        given, pixels = vars(args), spec.num_classes * spec.size ** 2
+        for flag, count, numbers in (("spc", args.spc or args.vpc, pixels * spec.channels),
+                                     ("dpc", args.dpc or args.vpc, pixels * spec.frames),
+                                     ("n_hal", args.n_hal, 3000)):      # what a module of Python takes
+            check_memory(f"--{flag} {count}", count * numbers)
         with seeded(0):     # `start` draws the weights that count
             synset = cls(spec.num_classes, args.vpc, args.spc or args.vpc, args.dpc or args.vpc, spec.shape, args.n_hal,
                          args.hal_mode,
@@ -286,7 +290,7 @@ class StaticDynamicSet(nn.Module):
                 else "no --path_static: give --path_static FILE, or --static_init real"))
         if given.get("path_static"):
             images = load_static(args.path_static, spec, args.spc, given.get("values"))
-            synset.static.data, synset.has_static = images, True
+            synset.static.data, synset.has_static, synset.static_file = images, True, args.path_static
         elif given.get("values"):
             raise ValueError(f"--values {args.values} is of a .pt file: give --path_static FILE, or leave it out")
         elif "path_static" in given and args.static_init != "real":
@@ -299,6 +303,8 @@ class StaticDynamicSet(nn.Module):
         return max(self.dpc, 0 if self.has_static else self.spc)
 
     def start(self, clips, seed):
+        if self.static_file:
+            note_other_clips(self.static_file, clips)
         with seeded(seed):
             for hallucinator in self.hallucinators:
                 hallucinator.reset_parameters()
@@ -446,6 +452,16 @@ def load_published(path, spec, values=None, dynamic=None, hal=None, vpc=None):
     return storage.build(StaticDynamicSet, {
         "num_classes": k, "vpc": vpc, "spc": spc, "dpc": dpc, "shape": spec.shape, "n_hal": len(hallucinators),
         "hal_mode": mode}, {"static": images, "dynamic": memories, **state})
+
+
+def note_other_clips(path, clips):
+    """Says so where a static memory of ours was made of other clips than a run has: other videos, or another split."""
+    made_of = load_synset(path)[1].get("clips") if Path(path).suffix == ".safetensors" else None
+    if made_of:
+        here = made_of | {key: clips.identity()[key] for key in ("count", "names", "labels")}   # and not of frames
+        if change := change_of(made_of, here):
+            print(f"note: the static memory {path} was made of other clips than this run has: {change}",
+                  file=sys.stderr)
 
 
 def _middle_frames(real):

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from distill_utils.files import json_sum, replacing
+from distill_utils.files import is_whole, replacing, with_sum
 
 
 class Damaged(ValueError):
@@ -26,9 +26,8 @@ def save_tensors(path, tensors, **header):
     """Writes tensors (by name) and a header that JSON can hold as one safetensors file, whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header["sums"] = {name: check_sum(name, value) for name, value in tensors.items()}
-    header["sum"] = json_sum(header)
     with replacing(path) as temporary:      # one entry: safetensors writes several in an order of chance
-        save_file(tensors, temporary, metadata={"header": json.dumps(header, sort_keys=True)})
+        save_file(tensors, temporary, metadata={"header": json.dumps(with_sum(header), sort_keys=True)})
 
 
 def check_sum(name, tensor):
@@ -58,9 +57,9 @@ class TensorFile:
             raise ValueError("its header is not JSON") from None
         if not isinstance(self.header, dict):
             raise ValueError("its header is no JSON object")
-        wrote = self.header.pop("sum", None)
-        if wrote is not None and wrote != json_sum(self.header):
+        if not is_whole(self.header):
             raise Damaged(f"{path} is damaged: its header is not what was written")
+        self.header.pop("sum", None)
         self.sums, self.compared = self.header.pop("sums", None), set()
 
     def names(self):
@@ -127,5 +126,9 @@ def load_plain(path, mmap=True, compare=True, besides=()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise ValueError("it has objects other than tensors in it, or was not written by torch.save") from None
-    except Exception:       # whatever else the unpickler meets
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:      # whatever else the unpickler meets
+        if "allocate memory" in str(error):
+            raise
         raise ValueError("it is damaged, cut short, or was not written by torch.save") from None

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 
 from distill_utils.clips import change_of
-from distill_utils.dataset import check_class_order, dataset_label
-from distill_utils.files import json_sum, locked, remove, replacing, try_lock, unfinished
+from distill_utils.dataset import check_older, dataset_label
+from distill_utils.files import is_whole, locked, remove, replacing, try_lock, unfinished, with_sum
 from distill_utils.seeds import make_generator
 from distill_utils.tensors import Damaged, TensorFile, check_archive, load_plain, save_tensors
 
@@ -127,15 +127,15 @@ def check_settings(folder, settings):
         remove(*unfinished(folder, path.name))
         if not path.is_file():
             with replacing(path) as temporary:
-                content = settings | {"sum": json_sum(settings)}
-                temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+                temporary.write_text(json.dumps(with_sum(settings), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_settings(path):
     try:
         settings = dict(json.loads(path.read_text(encoding="utf-8")))
-        if settings.pop("sum", None) not in (None, json_sum(settings)):
+        if not is_whole(settings):
             raise ValueError("it is not what was written")
+        settings.pop("sum", None)
         return settings
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it, and the experts beside it will say how they "
@@ -160,10 +160,10 @@ def _compare(where, saved, current, keys):
 
 
 def _compare_clips(path, saved, current):
-    """ValueError where experts were trained on other clips. Settings from before clips were remembered pass, but those
-    of UCF101, whose classes had other numbers then."""
+    """ValueError where experts were trained on other clips. Settings from before clips were remembered pass, but for
+    what meant something else then."""
     if "clips" not in saved:
-        check_class_order(path, saved.get("dataset"))
+        check_older(path, saved)
     elif current and saved["clips"] != current:
         raise ValueError(f"{path} is of other clips than --dataset has ({change_of(saved['clips'], current)}): give "
                          "the --dataset, --split and --classes that it was made with, or choose another --buffer_path")

@@ -20,7 +20,7 @@ def main():
     for flag in ("dataset", "spc", "path_static", "static_init", *DATA, *MACHINE):
         parser.add_argument(f"--{flag}")
     args = parser.parse_known_args(words)[0]
-    if args.path_static or args.static_init or {"-h", "--help", "--dry_run"} & set(words):
+    if args.path_static or args.static_init == "real" or {"-h", "--help", "--dry_run"} & set(words):
         return
     folder = Path(args.save_path) / "DC"
     found = [run for run in sorted(folder.glob("[!.]*/")) if is_fit(run, args)]

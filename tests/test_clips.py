@@ -399,6 +399,15 @@ def test_damage_is_found_when_frames_are_brought_to_a_device(tree):
         clips.read(*clips.sample_frames([0]), device="meta")
 
 
+def test_a_cache_that_is_cut_short_while_it_is_in_use_ends_in_an_error_and_not_in_a_signal(tree):
+    clips = load(tree)
+    clips.get([0, 1, 2, 3, 4, 5])
+    os.truncate(clips.cache, 300)
+    with pytest.raises(DataError, match=r"npy was cut short while it was in use.*--resume"):
+        clips.get([5])
+    assert load(tree).get([5]).shape[0] == 1        # made again
+
+
 @pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long", "sums"])
 def test_a_cache_that_is_not_whole_is_named_and_made_again(tree, capsys, content):
     clips = load(tree)

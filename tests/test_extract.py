@@ -657,6 +657,14 @@ def test_clips_from_before_there_were_seconds_go_on(tmp_path, videos):
     settings = json.loads(file.read_text())
     assert settings.pop("seconds") == 0
     file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"settings_jpegs.json cannot be read \(it is not what was written\)"):
+        run(videos[:2], tmp_path / "set")
+    for damaged in ("{", "[1]"):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match="settings_jpegs.json cannot be read"):
+            run(videos[:2], tmp_path / "set")
+    del settings["sum"]
+    file.write_text(json.dumps(settings))
     assert len(run(videos[:2], tmp_path / "set")) == 2
     with pytest.raises(ValueError, match=r"seconds 0 there, 2 asked.: ask for the same with --stride 1, move them"):
         run(videos, tmp_path / "set", replace(EVERY, seconds=2))

@@ -4,6 +4,7 @@ What holds for every set under every loss is tested over the tables: a new row o
 """
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,9 @@ from distill_MTT import student_batch
 from distill_utils.args import STOPS, cli, eval_iterations, set_rates
 from distill_utils.augment import Augmentation
 from distill_utils.clips import ClassSampler
+from distill_utils.dataset import check_older
 from distill_utils.device import resolve_device
-from distill_utils.files import json_sum
+from distill_utils.files import with_sum
 from distill_utils.matching import DISTANCES
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.run import Run
@@ -223,7 +225,7 @@ def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkey
         (tmp_path / method / "b" / "result.json").read_text())["top1_start_mean"]
     for file in (tmp_path / ".scores").iterdir():       # the time of a shared score counts
         scores = json.loads(file.read_text()) | {"seconds": 1000}
-        file.write_text(json.dumps(scores | {"sum": json_sum(scores)}))
+        file.write_text(json.dumps(with_sum(scores)))
     assert json.loads((script(method, "d", Iteration=1) / "result.json").read_text())["seconds"] > 1000
     # one that is not whole is made again
     for content in ("{", "5", "[1]", "{}", '{"top1": 1.0}', {"loss": float("nan")}, {"top1": 0.123}):
@@ -701,7 +703,7 @@ def test_cli_tells_that_memory_is_short_in_one_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("method", "flags", "named"), [
     ("DM", {"ipc": 10 ** 9}, "--ipc 1000000000"), ("DC", {"ipc": 10 ** 9}, "--ipc 1000000000"),
-    ("S2D-DM", {"dpc": 10 ** 9}, "--spc and --dpc 1000000000")])
+    ("S2D-DM", {"dpc": 10 ** 9}, "--dpc 1000000000"), ("S2D-DM", {"n_hal": 10 ** 8}, "--n_hal 100000000")])
 def test_a_set_larger_than_the_memory_is_refused_before_it_is_made(script, method, flags, named):
     with pytest.raises(ValueError, match=f"{named} takes .* GB of memory, and this machine has"):
         script(method, "x", **flags)
@@ -794,6 +796,28 @@ def test_files_that_flags_name_may_move_and_not_change(script, tmp_path):
         script("S2D-DM", "y", "--resume", path_static=static, **S2D)
 
 
+def test_a_static_memory_of_other_clips_is_told(script, own_data, capsys):
+    static = script("DC", "static", ipc=4, dataset=own_data) / "synset.safetensors"
+    flags = {"path_static": static, "vpc": 2, "spc": 4, "dpc": 2, "dataset": own_data, "Iteration": 1}
+    script("S2D-DM", "x", **flags)
+    assert "was made of other clips" not in capsys.readouterr().err
+    edit_split(own_data, lambda rows: [row for row in rows if not row[0].endswith("g08_c02")])
+    script("S2D-DM", "y", **flags)
+    said = f"note: the static memory {static} was made of other clips than this run has: 40 train clips then, 30 now"
+    assert said in capsys.readouterr().err
+
+
+def test_other_data_of_one_name_are_another_table(script, own_data, tmp_path):
+    script("DM", "a", dataset=own_data, Iteration=1)
+    script("DC", "b", dataset=own_data, Iteration=1)        # single frames of the same clips
+    files = sorted(tmp_path.glob("*/*/result.json"))
+    assert summarize.table([summarize.read(file) for file in files]).count("| method |") == 1
+    edit_split(own_data, lambda rows: [row for row in rows if not row[0].endswith("g08_c02")])
+    script("DM", "c", dataset=own_data, Iteration=1)
+    table = summarize.table([summarize.read(file) for file in sorted(tmp_path.glob("*/*/result.json"))])
+    assert table.count("| method |") == 2 and len(set(re.findall("data [0-9a-f]{16}", table))) == 2
+
+
 def test_labels_beside_a_set_of_others_may_not_change_either(script, tmp_path):
     torch.save(torch.randn(20, 4, 3, 16, 16), tmp_path / "images_best.pt")
     torch.save(torch.arange(10).repeat(2), tmp_path / "labels_best.pt")
@@ -830,6 +854,12 @@ def test_what_was_made_with_other_class_numbers_or_networks_does_not_go_on(scrip
     remember_nothing_of_the_clips(folder, dataset="UCF101")
     with pytest.raises(ValueError, match="checkpoint.pt was made when HammerThrow and Hammering"):
         script("DM", "x", "--resume")
+    remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2), dataset="Kinetics400")
+    with pytest.raises(ValueError, match="checkpoint.pt was made when clips of Kinetics were flipped"):
+        script("DM", "x", "--resume")
+    check_older("experts", {"dataset": "HMDB51", "protocol": "standard", "decay": True})
+    with pytest.raises(ValueError, match="experts was made when --decay with --protocol paper"):
+        check_older("experts", {"dataset": "HMDB51", "protocol": "paper", "decay": True})
     remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2), dataset="miniUCF101")
     script("DM", "x", "--resume")
     folder = script("DM", "y", model="VideoConvNetGRU_small", Iteration=2)
@@ -864,6 +894,15 @@ def test_a_damaged_checkpoint_is_named_without_advice_to_trust_it(script):
         assert "weights_only" not in str(raised.value)
     file.write_bytes(whole)
     script("DM", "x", "--resume")
+
+
+def test_a_log_that_was_shortened_keeps_its_whole_lines(script, capsys):
+    folder = script("DM", "x", Iteration=2)
+    log = folder / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:-7])
+    script("DM", "x", "--resume")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[-1]["iteration"] == 4 and "metrics.jsonl is shorter than it was" in capsys.readouterr().err
 
 
 def test_a_damaged_result_is_not_put_into_a_table(script, tmp_path, monkeypatch):
@@ -938,6 +977,14 @@ def test_output_that_nobody_reads_or_cannot_show_ends_no_run(tmp_path):
         (tmp_path / "done").unlink()
     run = shell(f"{sys.executable} x.py | tail -1", tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert run.returncode == 0 and run.stdout == b"\\xb1 19999\n"
+    run = shell(f"{sys.executable} x.py > /dev/full", tmp_path)
+    assert run.returncode == 0 and b"Traceback" not in run.stderr
+    (tmp_path / "y.py").write_text((tmp_path / "x.py").read_text().replace("range(20000)", "range(1)").replace(
+        'open("done"', 'time.sleep(60); open("done"'))
+    waiting = subprocess.Popen([sys.executable, "y.py"], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert waiting.stdout.readline() == "± 0\n".encode()      # at once, however long the rest takes
+    waiting.kill()
+    waiting.communicate()
     run = shell(f"{sys.executable} x.py wait", tmp_path)
     assert run.returncode == 130
     assert run.stderr.endswith(b"stopped. What was finished stays: the same command goes on (a run with --resume)\n")

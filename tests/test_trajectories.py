@@ -197,7 +197,7 @@ def test_without_buffer_json_the_experts_say_how_they_were_made(tmp_path):
     (tmp_path / ".buffer.json.tmp-1").touch()        # of a process that was killed
     check_settings(tmp_path, SETTINGS)
     saved = json.loads((tmp_path / "buffer.json").read_text())
-    assert saved == SETTINGS | {"sum": files.json_sum(SETTINGS)}
+    assert saved == files.with_sum(SETTINGS)
     (tmp_path / "buffer.json").write_text(json.dumps(saved | {"seed": 1}))
     with pytest.raises(ValueError, match=r"buffer\.json cannot be read .*not what was written.*remove it"):
         check_settings(tmp_path, SETTINGS)
