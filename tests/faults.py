@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -46,9 +47,11 @@ COMMANDS = {    # in their order: each may read what those before it left
                 "{world}/result/herding/x/network.safetensors",
     "score": "evaluate " + SCORED.replace("--name x", "--name {world_name}") + " --synset "
              "{world}/result/S2D-DM/x/synset.safetensors",
-    "table": "summarize {world}/result --json {world}/table.json"}
+    "table": "summarize {world}/result --json {world}/table.json",
+    "clips": "extract_frames.extract_folder --source {world}/videos --target {world}/mine --num_workers 1 --im_size 32"}
 # what is made once and kept: the fault's trial starts without it, and its command makes it again
-OUTPUT = {"experts": ["buffers"], "DM": ["result/DM", "cache"], "score": ["result/score"], "table": ["table.json"]}
+OUTPUT = {"experts": ["buffers"], "DM": ["result/DM", "cache"], "score": ["result/score"], "table": ["table.json"],
+          "clips": ["mine"]}
 READ_BY = {     # files, and a command that reads them; with True one that goes on from half-way
     "result/DC/x/checkpoint.pt": ("DC", True), "result/DM/x/checkpoint.pt": ("DM", True),
     "result/S2D-DM/x/checkpoint.pt": ("S2D-DM", True), "result/MTT/x/checkpoint.pt": ("MTT", True),
@@ -57,7 +60,7 @@ READ_BY = {     # files, and a command that reads them; with True one that goes 
     "result/herding/x/network.safetensors": ("k-center", False), "result/DM/x/result.json": ("table", False),
     "buffers/MotionDigits/*/expert_*": ("MTT", False), "buffers/MotionDigits/*/buffer.json": ("experts", False),
     "cache/bank-*/000*": ("DM", False), "cache/*-train-*.npy": ("DM", False), "cache/*-test-*.npy": ("DM", False),
-    "result/.scores/*.json": ("S2D-DM", False)}
+    "result/.scores/*.json": ("S2D-DM", False), "mine/settings_frames.json": ("clips", False)}
 
 
 def start(world, name, iterations=4):
@@ -98,7 +101,7 @@ def made(world):
     found = {}
     for path in sorted(world.rglob("*")):
         name = str(path.relative_to(world))
-        if path.suffix in (".safetensors", ".npy", ".png", ".gif"):
+        if path.suffix in (".safetensors", ".npy", ".png", ".gif", ".jpg", ".csv"):
             found[name] = path.read_bytes()
         elif path.name in ("result.json", "table.json"):
             found[name] = without_times(json.loads(path.read_text()))
@@ -118,6 +121,8 @@ def prepare(folder):
     motiondigits.GROUPS, motiondigits.CLIPS = {"test": range(1, 2), "train": range(8, 10)}, {"test": 2, "train": 2}
     world, seconds = folder / "trial", {}
     motiondigits.make(world / "data")
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        film(world / "videos" / f"{name}.mp4")
     for kept, iterations in (("half", 2), ("whole", 4)):
         for path in ("result", "buffers"):
             remove(world / path)
@@ -133,6 +138,18 @@ def prepare(folder):
         run(copy_of(folder / "half"), name)
         references[name] = made(world)
     return folder / "whole", folder / "half", seconds, references
+
+
+def film(path):
+    import av
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 48
+        for value in range(40):
+            picture = np.full((48, 48, 3), 6 * value, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def copy_of(world):
@@ -157,7 +174,7 @@ def kill(rng, world, seconds, references):
     os.waitpid(process, 0)
     status, text = run(world, name)
     what = f"{name}, {signal.Signals(number).name} after {moment:.2f} s"
-    strays = [str(path) for path in world.rglob(".*") if ".tmp" in path.name]
+    strays = [str(path) for path in world.rglob(".*") if ".tmp" in path.name or ".unfinished" in path.name]
     if status or strays:
         return what, f"failed: {strays or text.strip().splitlines()[-1]}"
     return what, compare(world, references[None])
@@ -169,7 +186,7 @@ def damage(rng, whole, half, references):
     world = copy_of(half if resumes else whole)
     if not resumes:
         for path in OUTPUT.get(name, [f"result/{name}"]):
-            if not pattern.startswith(path) or path.startswith("result"):
+            if not pattern.startswith(path) or path.startswith("result"):       # or it would not be read
                 remove(world / path)
     file = rng.choice(sorted(world.glob(pattern)))
     content = bytearray(file.read_bytes())
