@@ -26,7 +26,7 @@ from PIL import Image
 
 from distill_utils.args import STOPS, Parser, not_negative, positive
 from distill_utils.dataset import DATA, DATASETS
-from distill_utils.files import disk_full, is_disk_full, is_whole, replacing, try_lock, with_sum
+from distill_utils.files import disk_full, is_disk_full, is_whole, remove, replacing, try_lock, unfinished, with_sum
 from distill_utils.progress import progress
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".flv", ".f4v",
@@ -347,6 +347,7 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0, like="ano
     if lock is None:
         raise ValueError(f"another extraction is writing to {root}: wait for it, or write to another folder")
     with lock:
+        remove(*unfinished(root))
         videos, broken = _sort_out(jobs, like, _ignores_case(root))
         for images in sorted({Path(clip).parent for clip in videos}):
             _check_settings(root / images, settings)

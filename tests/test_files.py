@@ -148,6 +148,14 @@ def test_files_of_a_library_that_was_killed_are_among_those_that_are_removed(tmp
     assert os.listdir(tmp_path) == ["marker"]
 
 
+def test_what_a_killed_process_left_a_day_ago_is_removed_by_the_next(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / f".x.tmp-{name}").mkdir()
+    os.utime(tmp_path / ".x.tmp-old", (0, 0))
+    write(tmp_path / "x", "whole")
+    assert sorted(os.listdir(tmp_path)) == [".x.tmp-new", "x"]
+
+
 def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
