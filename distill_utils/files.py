@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def replacing(path):
     path = Path(path)
     folder = None
     # of a process that was killed, where no lock says so: no file that is written without one takes a day
-    remove(*(old for old in unfinished(path.parent, path.name) if time.time() - os.path.getmtime(old) > 86400))
+    with suppress(FileNotFoundError):       # one that another process finishes just now
+        remove(*(old for old in unfinished(path.parent, path.name) if time.time() - os.path.getmtime(old) > 86400))
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
         temporary = folder / path.name
