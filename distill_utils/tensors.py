@@ -126,7 +126,7 @@ def load_plain(path, mmap=True, compare=True, besides=()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise ValueError("it has objects other than tensors in it, or was not written by torch.save") from None
-    except (MemoryError, OSError):
+    except (MemoryError, PermissionError):
         raise
     except Exception as error:      # whatever else the unpickler meets
         if "allocate memory" in str(error):
