@@ -234,8 +234,8 @@ class Run:
                 raise KeyboardInterrupt(self._how_to_go_on())
             self.stop = True
 
-        handlers = {name: signal.signal(name, ask_to_stop) for name in STOPS
-                    if signal.getsignal(name) != signal.SIG_IGN}       # as nohup wants it
+        handlers = {number: signal.signal(number, ask_to_stop) for number in STOPS
+                    if not (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)}     # by nohup
         try:
             with progress(total=iterations, initial=self.first_iteration, desc=self.method, unit="it") as self.bar:
                 for it in range(self.first_iteration, iterations + 1):
