@@ -69,7 +69,8 @@ def main():
     run.finish(data, pool, ipc=synset.num_slots)
 
 
-def read_weights(path, model, spec, flag="--pretrained_path"):
+def read_weights(path, model, spec, flag="--pretrained_path ", way_out="give the network.safetensors of a run with "
+                                                                     "--train_epochs"):
     """The state dict of a file. ValueError unless it is one of the network, before any work is done."""
     try:
         state = TensorFile(path).read_all() if Path(path).suffix == ".safetensors" else load_plain(path)
@@ -86,8 +87,8 @@ def read_weights(path, model, spec, flag="--pretrained_path"):
                 raise ValueError(f"its {key} has the shape {tuple(here.shape)}, and the network's {tuple(value.shape)}")
             check_values(f"its {key}", here)
     except ValueError as error:
-        raise ValueError(f"{flag} {path} is not a state dict of {model} for this data set ({error}): give the "
-                         "network.safetensors of a run with --train_epochs") from None
+        raise ValueError(f"{flag}{path} is not a state dict of {model} for this data set ({error}): "
+                         f"{way_out}") from None
     return {key: value.detach() for key, value in state.items()}
 
 
@@ -102,7 +103,8 @@ def feature_network(args, run, data, settings, weights):
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
-        network.load_state_dict(weights or read_weights(saved, args.model, data.spec, "the file"))
+        network.load_state_dict(weights or read_weights(saved, args.model, data.spec, "", "remove it, and the same "
+                                                        "command trains it again"))
     return network
 
 

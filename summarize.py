@@ -3,6 +3,7 @@
     python summarize.py result/demo --json result/demo/table.json
 """
 import json
+import os
 from itertools import groupby
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from distill_utils.args import Parser, cli
 from distill_utils.dataset import dataset_label
 from distill_utils.files import is_whole, replacing
 from distill_utils.synset import SETS
+from distill_utils.tensors import check_file
 
 TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
           "static": "static images alone", "DM": "pixels (DM)", "MTT": "pixels (MTT)",
@@ -17,6 +19,8 @@ TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k
           "DC": "static images on single frames (DC)"}
 # rows come in this order; methods that are not in it, by name, after it
 ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "S2D-DM", "S2D-MTT")
+# of entries that rows are sorted and titled by
+TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None))}
 
 
 def main():
@@ -25,8 +29,7 @@ def main():
     parser.add_argument("--json", help="file of the list")
     parser.add_argument("--merge_seeds", action="store_true", help="one row for runs of one kind, of several seeds")
     args = parser.parse_args()
-    files = sorted(file for folder in args.folder for file in Path(folder).rglob("result.json")
-                   if not file.parent.name.startswith("."))     # left of a run that --overwrite was deleting
+    files = sorted({file.resolve(): file for folder in args.folder for file in find(Path(folder))}.values())
     if not files:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [read(file) for file in files]
@@ -41,11 +44,30 @@ def main():
         print(f"TABLE {args.json}")
 
 
+def find(folder):
+    """The results below a folder; links are followed, but not in a circle. (What is hidden is left of a run that
+    --overwrite was deleting.)"""
+    def fail(error):
+        raise error
+
+    seen = set()
+    for top, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(top)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        seen.add(real)
+        if "result.json" in names:
+            yield Path(top) / "result.json"
+
+
 def read(file):
     try:
+        check_file(file)
         result = json.loads(file.read_text(encoding="utf-8"))
         row(result)
         whole = is_whole(result)
+        for name, kind in TYPES.items():
+            if not isinstance(result[name], kind):
+                raise TypeError(f"{name} is {result[name]!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
     if not whole:

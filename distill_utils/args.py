@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import sys
+from math import prod
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from distill_utils import augment
 from distill_utils.clips import LOCATIONS
 from distill_utils.dataset import DATA, dataset_label, get_spec
-from distill_utils.device import PRECISIONS, keep_memory, resolve_device, resolve_precision
+from distill_utils.device import PRECISIONS, check_memory, keep_memory, resolve_device, resolve_precision
 from distill_utils.matching import UNROLLS
 from distill_utils.progress import keep_streams
 from distill_utils.protocols import PROTOCOLS
@@ -44,6 +45,15 @@ class Parser(argparse.ArgumentParser):
             if message.startswith("unrecognized arguments") and flag in message.split():
                 message += f" ({flag} is a flag of --set {other})"
         super().error(message)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for name, value in vars(parsed).items():
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:      # a byte of a file name: several libraries cannot write to such a path
+                self.error(f"--{name} {value!a} is not UTF-8: rename it, or use a locale with UTF-8")
+        return parsed
 
     @property
     def may_change(self):
@@ -278,6 +288,8 @@ def spec_of(args, view=None):
 def check_args(args, view=None):
     """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
     spec = spec_of(args, view)
+    if vars(args).get("batch_real"):        # of one class
+        check_memory(f"--batch_real {args.batch_real}", args.batch_real * prod(spec.shape))
     check_network(args.model, spec, args.dataset)
     pool = get_eval_pool(args.eval_mode, args.model)
     for network in pool:
@@ -387,6 +399,8 @@ def cli(main):
             error = (f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): ask for "
                      "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_real, --batch_train or "
                      "--batch_syn, or, on a GPU, give --clips_on host, and go on with --resume")
+        elif isinstance(error, OSError) and error.filename:
+            error = f"{error.filename}: {error.strerror}: give another path, or put this one right"
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -394,6 +408,6 @@ def cli(main):
 def is_out_of_memory(error):
     """Whether an exception of any library says that memory is short: on a CPU torch's is a mere RuntimeError."""
     signs = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory",
-             "Storage size calculation overflowed")
+             "Storage size calculation overflowed", "could not create a primitive")     # the last is oneDNN's
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in signs))

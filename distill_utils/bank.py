@@ -83,7 +83,10 @@ class Bank:
         if index in self.loaded:
             return self.loaded[index]
         try:
-            means = TensorFile(self.path(index)).read("means")
+            file = TensorFile(self.path(index))
+            if file.header != {"number": index, "bank": self.folder.name}:
+                raise ValueError("it is of another network or another bank")
+            means = file.read("means")
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path(index)} cannot be read ({error}): remove it, and it is made again by the "
                              "same command with --resume") from error
@@ -113,7 +116,7 @@ class Bank:
                     networks = [make_network(self.seed_of(index)) for index in indices]
                     rows = mean_embeddings(self.clips, networks, embed, device, batches, bar)
                     for index, means in zip(indices, rows, strict=True):
-                        save_tensors(self.path(index), {"means": means})
+                        save_tensors(self.path(index), {"means": means}, number=index, bank=self.folder.name)
 
 
 @torch.no_grad()

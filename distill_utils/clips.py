@@ -205,8 +205,9 @@ def cache_folder(data_path, cache_path=None):
 def cached_frames(dataset, cache_path, num_workers=None, preload=False):
     """All grid frames of a FrameFolder, uint8 (F, 3, H, W), memory-mapped from a file that is made once.
 
-    The file's name carries a digest of the clips, their frames (name, bytes, time of change) and the size, so a change
-    of any of them makes a new file and removes the old. One process builds, others wait; a build that was killed leaves
+    The file's name carries a digest of the clips, their frames (name, bytes, times of change) and the size, so a change
+    of any of them makes a new file and removes the old. The same frames may be reached by another path. One process
+    builds, others wait; a build that was killed leaves
     nothing that counts. A file that is not as long as it was written is made again. Behind the frames it has a check
     sum of each, which `Clips` compares when it first reads the frame, and one of the file that each came from. preload:
     returned as an array in memory (still uint8). Sets `cache`, `sums` and `stored` (these check sums) of the dataset.
@@ -217,12 +218,15 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
         line = [f"\n{name}"]
         for file in files:
             stat = os.stat(f"{folder}/{file}")
-            line.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}")
+            # of the two times tools can set back the first alone
+            line.append(f"{file}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}")
         digest.update("/".join(line).encode())
     cache_path = Path(cache_path)
     cache_path.mkdir(parents=True, exist_ok=True)
     stem = _cache_stem(dataset)
-    path, same = cache_path / f"{stem}-{digest.hexdigest()[:16]}.npy", f"{stem}-{'?' * 16}.npy"
+    name = digest.hexdigest()[:16]
+    path, same = cache_path / f"{stem}-{name}.npy", f"{stem}-{'?' * 16}.npy"
+    path = next(iter(sorted(cache_path.glob(f"*-{name}.npy"))), path)      # reached by another path, perhaps
     found = _open_cache(path, total, spec.size)
     if not found:
         with locked(cache_path / f".{stem}.lock"):
@@ -250,10 +254,10 @@ def _open_cache(path, total, size):
             sums = np.fromfile(path, np.uint32, offset=first)
             if zlib.crc32(sums[:-1]) == sums[-1]:
                 return frames, *sums[:-1].reshape(2, total)
-    except FileNotFoundError:
-        pass
-    except (ValueError, EOFError, AttributeError, SyntaxError):     # whatever a damaged head makes numpy raise
-        pass
+    except PermissionError:
+        raise
+    except Exception:       # no file, or whatever a damaged head makes numpy raise
+        return None
     return None
 
 
@@ -342,14 +346,15 @@ class Clips:
         their names, their labels with the classes, the content of their frame files, and how they are seen. (Not of
         pixels, which another decoder gives a little differently.)"""
         spec = self.spec
-        about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes), "stored": self.stored.tolist(),
+        about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes),
+                 "stored": (self.stored.tolist(), self.counts.tolist()),
                  "view": (spec.view, spec.frames, spec.stride, spec.size, spec.flip, spec.mean, spec.std)}
         return {"split": self.split, "count": len(self), **{
             key: hashlib.sha256(f"{value}".encode()).hexdigest()[:16] for key, value in about.items()}}
 
     def content(self):
         """A digest of all that a sample depends on, every pixel included."""
-        return hashlib.sha256(f"{self.identity()} {self.counts.tolist()}".encode() + self.sums.tobytes()).hexdigest()
+        return hashlib.sha256(f"{self.identity()}".encode() + self.sums.tobytes()).hexdigest()
 
     def _compare(self, frame_indices):
         """Compares the check sums of frames that were not read before. DataError, without the cache, where one differs:

@@ -194,7 +194,7 @@ def _choose_fold(spec, fold, split_file):
 def _choose_classes(spec, text, name):
     """The same data set with those of its classes that the text names, separated by commas or lines (a name that has a
     comma in quotes), in the order they had."""
-    wanted = {comparable(label, words=True) for label in next(csv.reader([",".join(text.split("\n"))],
+    wanted = {comparable(label, words=True) for label in next(csv.reader([",".join(text.splitlines())],
                                                                          skipinitialspace=True)) if label.strip()}
     known = {comparable(label, words=True) for label in spec.classes}
     if wanted - known:
@@ -457,9 +457,11 @@ def read_folders(spec, data_path, skip_missing=False):
     clips = {}
     for found in both:
         for name, folder in zip(found.names, found.files.folders, strict=True):
-            if clips.setdefault(folder, name) != name:
-                raise DataError(f"{folder} is both {clips[folder]!r} and {name!r} in {spec.split}: keep one of these "
-                                "lines")
+            real = os.path.join(_real(os.path.dirname(folder)), os.path.basename(folder))
+            real = os.path.realpath(folder) if os.path.islink(folder) else real
+            if clips.setdefault(real, name) != name:
+                raise DataError(f"{real} is both {clips[real]!r} and {name!r} in {spec.split}: keep one of these lines"
+                                + (", or remove the link" if real != folder else ""))
     if skip_missing is not None and (note := spread_note(both)):
         print(f"note: {note}", file=sys.stderr)
     return both
@@ -470,6 +472,9 @@ def spread_note(folders):
     spread, spec = sum(folder.spread for folder in folders), folders[0].spec
     return (f"{spread} clips of {Path(spec.folder).name} hold more than {spec.frames} frames: {spec.frames} are taken, "
             "spread evenly over those of each" if spread else "")
+
+
+_real = lru_cache(maxsize=4096)(os.path.realpath)       # clips share few folders above them
 
 
 def dataset_label(name):

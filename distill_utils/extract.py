@@ -357,6 +357,10 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0, like="ano
         # of the videos of a clip that is there nobody knows any more which were broken: what the list says stays
         known = {video for clip in frames if len(videos[clip]) > 1 for video in videos[clip]}
         present, missing = len(frames), [(videos[clip], clip) for clip in videos if clip not in frames]
+        old = [clip for clip in frames if max(map(os.path.getmtime, videos[clip])) > os.path.getmtime(root / clip)]
+        if old:
+            print(f"note: {len(old)} clips in {root} are older than their videos, first {old[0]}, and stay as they "
+                  "are: remove their folders, and the same command makes them anew", file=sys.stderr)
         told = {"short": [], "damaged": []}
         with closing(_in_parallel(missing, root, settings, num_workers or os.cpu_count())) as results:
             for clip, video, count, damage, why in results:
@@ -514,7 +518,7 @@ def _work(videos, folder, settings):
 def _update_list(file, lines, videos, source):
     """Rewrites a list {video: why}; what it says of videos that this run was not about stays. Returns its length."""
     current = {_display(video, source) for video in videos}
-    earlier = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    earlier = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     earlier = [line for line in earlier if line.partition("\t")[0] not in current]
     with replacing(file) as temporary:
         new = [f"{_display(video, source)}\t{why}" for video, why in lines.items()]

@@ -51,6 +51,8 @@ def replacing(path):
     except BaseException as error:
         if is_disk_full(error):
             raise disk_full(path, error) from error
+        if folder is None and isinstance(error, OSError):
+            raise cannot_write(path.parent, error) from error
         raise
     finally:
         if folder:
@@ -80,13 +82,19 @@ def is_disk_full(error):
     return getattr(error, "errno", None) in full or any(sign in str(error) for sign in signs)
 
 
+def cannot_write(folder, error):
+    return OSError(error.errno, f"cannot write to {folder} ({error.strerror}), where something is still to be made: "
+                                "get the right to write there, or choose another --save_path, --cache_path, "
+                                "--data_path or --buffer_path")
+
+
 def disk_full(path, error, way_out="nothing half is left there; make room and go on with --resume, or choose another "
                                      "--save_path, --cache_path, --data_path or --buffer_path"):
     free = shutil.disk_usage(Path(path).parent).free / 1e6
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
-    limited = "" if limit < 0 else f"; this process may write files of {limit / 1e6:.0f} MB at most, see ulimit -f"
+    limited = "" if limit < 0 else f"; this process may write files of {limit / 1e6:.1f} MB at most, see ulimit -f"
     return OSError(getattr(error, "errno", None) or errno.ENOSPC,
-                   f"no space left to write {path} ({free:.0f} MB free{limited}): {way_out}")
+                   f"no space left to write {path} ({free:.1f} MB free{limited}): {way_out}")
 
 
 def with_sum(content):
@@ -122,8 +130,7 @@ def _lock(path, wait):
     try:
         file = open(path, "a")      # noqa: SIM115 (closing it frees the lock)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write to {Path(path).parent} ({error.strerror}), where something is still "
-                      "to be made: get the right to write there, or choose another folder") from error
+        raise cannot_write(Path(path).parent, error) from error
     try:
         if fcntl is None:
             _note_no_locks(Path(path).parent, "this system has no locks that we know")

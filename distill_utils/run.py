@@ -19,7 +19,7 @@ from tqdm import tqdm
 from distill_utils import picture
 from distill_utils.args import STOPS, data_identity, input_digests
 from distill_utils.clips import change_of, same_clips
-from distill_utils.dataset import check_older, dataset_label
+from distill_utils.dataset import DATASETS, check_older, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import is_whole, remove, replacing, try_lock, unfinished, with_sum
 from distill_utils.progress import progress
@@ -51,14 +51,14 @@ class Run:
         self.parser, self.args, self.method = parser, vars(args), method
         self.report_best = PROTOCOLS[args.protocol].report_best if report_best is None else report_best
         name = args.name or name
-        if Path(name).name != name or name in (".", ".."):      # a path would lead out of the folder of the method
-            raise ValueError(f"--name {name!r} is not a name for one folder: leave out slashes and dots alone, and say "
-                             "with --save_path where results go")
+        if Path(name).name != name or name.startswith("."):     # a path would lead elsewhere, and dots hide a folder
+            raise ValueError(f"--name {name!r} is not a name for one folder: leave out slashes and a dot at its "
+                             "beginning, and say with --save_path where results go")
         self.folder = Path(args.save_path) / (folder or method) / name
         self.device = resolve_device(args.device)
         self.precision = precision_name(args.precision, self.device)
         set_kernels(self.precision, self.device)
-        self.seed, self.began = args.seed, time.time()
+        self.seed, self.began = args.seed, time.monotonic()
         self.history, self.state, self.first_iteration = [], {}, 0
         self.seconds, self.eval_seconds = 0.0, 0.0          # of earlier processes of the same run
         self.saved_at, self.stop, self.evaluating, self.bar = None, False, False, None
@@ -221,7 +221,7 @@ class Run:
                 "--overwrite")
 
     def elapsed(self):
-        return self.seconds + time.time() - self.began
+        return self.seconds + time.monotonic() - self.began
 
     def loop(self, iterations):
         """Yields the iterations from the resumed one up to and including `iterations`, where only evaluation is left.
@@ -234,6 +234,9 @@ class Run:
                 raise KeyboardInterrupt(self._how_to_go_on())
             self.stop = True
 
+        if self.first_iteration > iterations:
+            raise ValueError(f"{self.folder} is at iteration {self.first_iteration} already: give an --Iteration of at "
+                             "least that")
         handlers = {number: signal.signal(number, ask_to_stop) for number in STOPS
                     if not (number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)}     # by nohup
         try:
@@ -294,7 +297,7 @@ class Run:
             for index in range(self.args["num_eval"]):
                 if (iteration, network, index) in done:
                     continue
-                began, seed = time.time(), derive_seed(self.seed, "evaluation", index)
+                began, seed = time.monotonic(), derive_seed(self.seed, "evaluation", index)
                 shared = None
                 if synset is not None and iteration == 0:       # several methods may start from one and the same set
                     shared = self._shared_score(train_on, data, network, seed, settings)
@@ -305,7 +308,7 @@ class Run:
                 else:
                     result = score(train_on, data, network, seed=seed, **settings)
                     scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
-                              "per_class": result.per_class.tolist(), "seconds": time.time() - began}
+                              "per_class": result.per_class.tolist(), "seconds": time.monotonic() - began}
                     if shared:
                         with suppress(OSError):     # it is kept, or made again
                             shared.parent.mkdir(exist_ok=True)
@@ -314,7 +317,7 @@ class Run:
                                                      encoding="utf-8")
                 self.history.append({"iteration": iteration, "network": network, "number": index,
                                      **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
-                self.eval_seconds += time.time() - began
+                self.eval_seconds += time.monotonic() - began
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
                 self.save(iteration)
@@ -370,7 +373,10 @@ class Run:
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
-        result = {"method": self.method, "dataset": self.args["dataset"], "network": networks[0],
+        dataset = self.args["dataset"]
+        if dataset not in DATASETS and Path(dataset).is_dir():
+            dataset = str(Path(dataset).resolve())
+        result = {"method": self.method, "dataset": dataset, "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
                   "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
                   "precision": self.precision, "bank": self.args.get("bank"),

@@ -253,9 +253,9 @@ class ClipFolders:
         if not found:
             found = [os.path.join(self.root, folder, other) for folder, names in places
                      for other in names.spellings.get(comparable(clip), ()) if other not in self.listed]
-            if len(found) > 1:
-                raise DataError(f"{found[0]} and {found[1]} may both be the clip {name!r} of the split file: rename "
-                                "or remove one of them")
+        if len(found) > 1:
+            raise DataError(f"{found[0]} and {found[1]} may both be the clip {name!r} of the split file: rename or "
+                            "remove one of them")
         return found[0] if found else None
 
     def names(self):

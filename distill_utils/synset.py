@@ -417,8 +417,12 @@ def is_ours(path):
 
 
 def check_classes(name, header, spec):
-    """ValueError unless the header of a set has the classes of a data set, in their order."""
+    """ValueError unless the header of a set has the classes of a data set, in their order, and its normalisation."""
     here, wanted = header["classes"], list(spec.classes)
+    for what in ("mean", "std"):
+        if header[what] != list(getattr(spec, what)):
+            raise ValueError(f"{name} was normalised with the {what} {header[what]}, and --dataset has "
+                             f"{list(getattr(spec, what))}: give the --dataset that it was made with")
     if here == wanted:
         return
     if sorted(here) == sorted(wanted):

@@ -61,6 +61,8 @@ class TensorFile:
             raise Damaged(f"{path} is damaged: its header is not what was written")
         self.header.pop("sum", None)
         self.sums, self.compared = self.header.pop("sums", None), set()
+        if not isinstance(self.sums, (dict, type(None))):
+            raise Damaged(f"{path} is damaged: its header is not what was written")
 
     def names(self):
         return list(self.file.keys())
@@ -98,19 +100,22 @@ def check_file(path):
 
 
 def check_archive(path):
-    """Compares the check sums in a file of torch.save, which torch writes and does not look at. Raises Damaged. A file
-    that is no archive (torch before 1.6 wrote none) has none."""
-    if not zipfile.is_zipfile(path):
-        return
+    """Compares the check sums in a file of torch.save, which torch writes and does not look at, and returns them.
+    Raises Damaged. A file that is no archive (torch before 1.6 wrote none) has none: ()."""
     try:
+        if not zipfile.is_zipfile(path):
+            return ()
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed, which torch.save never does")      # and may not fit into memory
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, RuntimeError) as error:
+            bad, sums = archive.testzip(), tuple(entry.CRC for entry in archive.infolist())
+    except PermissionError:
+        raise
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, RuntimeError, OSError) as error:
         raise Damaged(f"{path} is damaged ({error})") from error
     if bad:
         raise Damaged(f"{path} is damaged: {bad} in it is not what was written")
+    return sums
 
 
 def load_plain(path, mmap=True, compare=True, besides=()):

@@ -304,7 +304,7 @@ class Experts:
                              "give one of them as --buffer_path")
         self.own, self.kind = bool(own), _OwnFile if own else _OthersFile
         self.counts = {}                        # file -> how many experts are in it
-        self.digests = {}                       # file -> digest of what tells it from another of its name
+        self.digests = {}                       # file -> digests of what tells it from another of its name
         self.settings = {}                      # file of this program -> how it was made
         self.order = self.opened = (None, None)     # of what, and the permutation; the file in use
         for path in own or others:
@@ -367,13 +367,12 @@ class Experts:
 
     def state_dict(self):
         """For the checkpoint of a run: which experts it draws from."""
-        return {name: [count, self.digests[name]] for name, count in self.counts.items()}
+        return {name: [count, self.digests[name][0]] for name, count in self.counts.items()}
 
     def load_state_dict(self, state):
         """A resumed run draws from the experts it began with, whatever was added to the folder since."""
-        current = self.state_dict()
         for name, saved in state.items():
-            if current.get(name) != saved:
+            if saved not in [[self.counts.get(name), digest] for digest in self.digests.get(name, ())]:
                 raise ValueError(f"{self.folder}/{name} is not what it was when this run began: give the --buffer_path "
                                  "it began with, or start anew with another --name")
         self.counts, self.order = {name: count for name, (count, _) in state.items()}, (None, None)
@@ -384,8 +383,7 @@ class Experts:
             return file.settings, [{epoch: file.shapes(expert, epoch) for epoch in file.epochs(expert)}
                                    for expert in range(file.experts)]
 
-        if not self.own:
-            _read(path, check_archive, lambda _: None)
+        about = () if self.own else _read(path, check_archive, lambda sums: sums)
         settings, experts = _read(path, self.kind, describe)
         if settings:
             _compare(f"{path} is of", settings, expected, expected)
@@ -402,8 +400,11 @@ class Experts:
                                  f"start at {_ranges(lacking)} too, and end {self.expert_epochs} later: {lower}, or "
                                  "make experts with these flags in another --buffer_path")
         self.counts[path.name] = len(experts)
-        about = _read(path, self.kind, lambda file: file.about) if self.own else ""
-        self.digests[path.name] = hashlib.sha256(f"{path.stat().st_size} {about}".encode()).hexdigest()
+        if self.own:
+            about = _read(path, self.kind, lambda file: file.about)
+        # of files of others runs once remembered the size alone, which still counts where they go on
+        self.digests[path.name] = [hashlib.sha256(f"{path.stat().st_size} {what}".encode()).hexdigest()
+                                   for what in (about or "", "")]
 
     def _compare_shapes(self, path, theirs, settings):
         made_with = " ".join(f"--{key} {settings[key]}" for key in ("dataset", "model", "frames", "im_size")

@@ -80,8 +80,12 @@ def tell(rows, source):
 def write_split(file, rows, clips):
     """The split file of the clips that are there, if there is none yet; otherwise says which of them it leaves out."""
     if file.exists():
-        listed = {name for name, _, _ in read_csv(file)}
-        others = sorted({name for name, _, split in rows if split and f"frames/{name}" in clips} - listed)
+        listed, made = {name: split for name, _, split in read_csv(file)}, {name: split for name, _, split in rows}
+        moved = sorted(name for name, split in listed.items() if made.get(name) not in (None, split))
+        if moved:
+            print(f"note: {file} was there and stays as it is; {len(moved)} clips in it have another split than this "
+                  f"command gives, first {moved[0]}", file=sys.stderr)
+        others = sorted({name for name, _, split in rows if split and f"frames/{name}" in clips} - listed.keys())
         if others:
             print(f"note: {len(others)} clips are not in {file}, first {others[0]}: add them to it, or remove it and "
                   "run the same command again", file=sys.stderr)

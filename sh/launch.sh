@@ -22,12 +22,12 @@ visible_devices() {     # visible_devices GPUS: what CUDA_VISIBLE_DEVICES is to 
     local IFS=, number entry visible=() chosen=()
     if [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$1"; return; fi
     for entry in ${CUDA_VISIBLE_DEVICES// /}; do
-        [[ "$entry" == -* ]] && break       # CUDA reads no further than a negative number
+        [[ "$entry" == -* || -z "$entry" ]] && break    # CUDA reads no further than a negative number, or nothing
         visible+=("$entry")
     done
     for number in $1; do
-        number=$((10#$number))
-        if [ "$number" -ge "${#visible[@]}" ]; then
+        [ "${#number}" -lt 10 ] && number=$((10#$number))       # what is longer is no number of bash
+        if [ "${#number}" -ge 10 ] || [ "$number" -ge "${#visible[@]}" ]; then
             echo "GPUS $1 asks for device $number, counted from 0, but CUDA_VISIBLE_DEVICES is '$CUDA_VISIBLE_DEVICES'," \
                 "which shows ${#visible[@]}: give smaller numbers or cpu, or unset CUDA_VISIBLE_DEVICES" >&2
             return 2

@@ -29,7 +29,7 @@ from distill_utils import motiondigits
 from distill_utils.progress import progress
 
 NET = "ConvNet3DD2W16"
-TINY = "--model {net} --frames 3 --im_size 8 --data_path {world}/data --cache_path {world}/cache --device cpu"
+TINY = "--model {net} --frames 3 --im_size 8 --data_path {world}/../data --cache_path {world}/cache --device cpu"
 SCORED = TINY + " --num_eval 1 --epoch_eval_train 2 --save_path {world}/result --name x --resume"
 LOOP = SCORED + " --Iteration {iterations} --eval_it 2 --save_it 1"
 MTT = LOOP + " --syn_steps 2 --max_start_epoch 2 --buffer_path {world}/buffers"
@@ -120,7 +120,7 @@ def prepare(folder):
     of one that went on from half-way, and for None in the first world)."""
     motiondigits.GROUPS, motiondigits.CLIPS = {"test": range(1, 2), "train": range(8, 10)}, {"test": 2, "train": 2}
     world, seconds = folder / "trial", {}
-    motiondigits.make(world / "data")
+    motiondigits.make(folder / "data")
     for name in ("a/1", "a/2", "b/1", "b/2"):
         film(world / "videos" / f"{name}.mp4")
     for kept, iterations in (("half", 2), ("whole", 4)):
@@ -153,7 +153,7 @@ def film(path):
 
 
 def copy_of(world):
-    """The same world where it was made: the cache remembers its place and the times of the frames."""
+    """The same world where it was made. (The data lie beside it: the cache remembers when their files were made.)"""
     copy = world.with_name("trial")
     shutil.rmtree(copy)
     shutil.copytree(world, copy)

@@ -122,6 +122,13 @@ def test_a_complete_bank_is_read_where_nobody_may_write(clips, tmp_path, monkeyp
     assert files(bank) == whole and bank.load(1).shape[0] == clips.spec.num_classes
 
 
+def test_a_file_of_another_network_is_named(clips, tmp_path):
+    bank = build(Bank(tmp_path, clips, 2))
+    shutil.copy(bank.path(1), bank.path(0))
+    with pytest.raises(ValueError, match=r"0000\.safetensors cannot be read .*another network.*remove it"):
+        bank.load(0)
+
+
 def test_a_damaged_file_is_named(clips, tmp_path):
     bank = build(Bank(tmp_path, clips, 1))
     bank.path(0).write_bytes(b"none")

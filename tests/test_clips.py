@@ -7,6 +7,7 @@ import os
 import shutil
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,7 +287,16 @@ def change_order(path):     # a clip takes the name and the frames of another, w
     (path / "Set" / "img" / "aside").rename(path / "Set" / "img" / "Up_train_1")
 
 
-@pytest.mark.parametrize("change", [change_bytes, change_split, change_frames, change_order])
+def change_in_secret(path):     # other pixels, of as many bytes, and the time of change set back
+    file = path / "Set" / "img" / "Up_train_0" / "frame4.png"
+    before = file.stat()
+    change_bytes(path)
+    content = file.read_bytes()
+    assert len(content) == before.st_size
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [change_bytes, change_split, change_frames, change_order, change_in_secret])
 def test_rebuilt_when_the_data_change(tree, change):
     before, test = load(tree), load(tree, split="test")
     old = caches(tree)
@@ -408,15 +418,26 @@ def test_a_cache_that_is_cut_short_while_it_is_in_use_ends_in_an_error_and_not_i
     assert load(tree).get([5]).shape[0] == 1        # made again
 
 
-@pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long", "sums"])
+@pytest.mark.parametrize("content", [b"", b"not a cache", "short", "shape", "long", "sums", "head"])
 def test_a_cache_that_is_not_whole_is_named_and_made_again(tree, capsys, content):
     clips = load(tree)
     whole = clips.cache.read_bytes()
-    other = {"short": whole[:-5], "long": whole + b"x", "shape": whole.replace(b"(30, 3, 8, 8)", b"(15, 6, 8, 8)"),
+    other = {"head": whole[:8] + bytes([whole[8] ^ 0x40]) + whole[9:],
+             "short": whole[:-5], "long": whole + b"x", "shape": whole.replace(b"(30, 3, 8, 8)", b"(15, 6, 8, 8)"),
              "sums": whole[:-99] + bytes([whole[-99] ^ 1]) + whole[-98:]}
     clips.cache.write_bytes(other.get(content, content))
     assert load(tree).get([0]).equal(load(tree, cache="fresh").get([0])) and clips.cache.read_bytes() == whole
     assert f"{clips.cache} is damaged and is made again" in capsys.readouterr().err
+
+
+def test_a_cache_is_found_by_another_path(tree, tmp_path_factory, monkeypatch):
+    """Where it may lie read-only: the frames are the same files."""
+    before = load(tree)
+    other = tmp_path_factory.mktemp("mount") / "data"
+    other.symlink_to(tree)
+    monkeypatch.setattr(module, "locked", None)
+    monkeypatch.setattr(Path, "resolve", lambda self: self)     # as another mount has another path
+    assert load(other).cache.name == before.cache.name
 
 
 # ---- identity -----------------------------------------------------------------------------------------------------
@@ -432,6 +453,12 @@ def test_clips_are_the_same_wherever_they_lie_and_whatever_decodes_them(tree, tm
     assert here.identity() == there.identity() and here.content() != there.content()
 
 
+def move_a_frame(path):     # from the beginning of a clip to the end of the one before it: the same files in order
+    folder = path / "Set" / "img"
+    for number in (1, 2):
+        shutil.move(folder / "Down_train_1" / f"frame{number}.png", folder / "Down_train_0" / f"frame{10 + number}.png")
+
+
 def exchange_labels(path):
     other = {"Up": "Down", "Down": "Up"}
     write_split(path / "Set" / "set.csv", [(name, other.get(label, label), split) for name, label, split in ROWS])
@@ -439,8 +466,8 @@ def exchange_labels(path):
 
 @pytest.mark.parametrize(("change", "said"), [
     (change_bytes, "the train clips have other frames"), (change_frames, "the train clips have other frames"),
-    (change_order, "the train clips have other frames"), (change_split, "6 train clips then, 5 now"),
-    (exchange_labels, "other labels (or classes)")])
+    (change_order, "the train clips have other frames"), (move_a_frame, "the train clips have other frames"),
+    (change_split, "6 train clips then, 5 now"), (exchange_labels, "other labels (or classes)")])
 def test_a_change_of_the_clips_is_told(tree, change, said):
     before = load(tree).identity()
     json.dumps(before)

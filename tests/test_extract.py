@@ -651,6 +651,15 @@ def test_clips_of_two_kinds_are_not_mixed(tmp_path, videos, change, difference):
     assert contents(tmp_path / "set") == before
 
 
+def test_clips_that_are_older_than_their_videos_are_told(tmp_path, videos, capsys):
+    run(videos[:1], tmp_path / "set")
+    run(videos[:1], tmp_path / "set")
+    assert "older than their videos" not in capsys.readouterr().err
+    os.utime(videos[0], (2e9, 2e9))
+    run(videos[:1], tmp_path / "set")
+    assert "1 clips in " in (said := capsys.readouterr().err) and "remove their folders" in said
+
+
 def test_clips_from_before_there_were_seconds_go_on(tmp_path, videos):
     run(videos[:1], tmp_path / "set")
     file = tmp_path / "set" / "settings_jpegs.json"

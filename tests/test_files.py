@@ -172,7 +172,7 @@ def test_a_limit_on_the_size_of_files_is_told_from_a_full_disk(tmp_path):
         with replacing({str(tmp_path / "x")!r}) as temporary:
             temporary.write_bytes(bytes(2_000_000))"""
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert run.returncode and "files of 1 MB at most, see ulimit -f" in run.stderr and not list(tmp_path.iterdir())
+    assert run.returncode and "files of 1.0 MB at most, see ulimit -f" in run.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", files.NO_LOCKS)

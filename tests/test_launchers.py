@@ -128,11 +128,12 @@ def test_gpus_count_within_the_visible_devices(visible, gpus, device):
     assert shlex.split(done.stdout)[:2] == ["env", f"CUDA_VISIBLE_DEVICES={device}"], done.stderr
 
 
-@pytest.mark.parametrize("visible,gpus", [("3", "1"), ("", "0"), ("2,-1,3", "1"), ("2,5", "0,2")])
+@pytest.mark.parametrize("visible,gpus", [("3", "1"), ("", "0"), ("2,-1,3", "1"), ("2,5", "0,2"), ("3,,5", "1"),
+                                          ("0,1", "18446744073709551616"), ("0,1", "9223372036854775808")])
 def test_a_gpu_beyond_the_visible_devices_is_refused(visible, gpus):
     done = bash("sh/baseline/DM.sh", gpus, "MotionDigits", "1", "1", DRY_RUN="1", CUDA_VISIBLE_DEVICES=visible)
     assert done.returncode == 2 and not done.stdout
-    assert f"GPUS {gpus} asks for device {gpus[-1]}, " in done.stderr
+    assert f"GPUS {gpus} asks for device {gpus.split(',')[-1]}, " in done.stderr
     assert f"CUDA_VISIBLE_DEVICES is '{visible}'" in done.stderr
 
 

@@ -1,6 +1,7 @@
 """Data of one's own: nested folders, a split file of another name or place, some classes alone, and tables of it."""
 import csv
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_split_file_by_name(mine, tmp_path):
                    for file in (None, tmp_path / "fewer.csv"))
     assert (len(whole.train), len(part.train), len(part.test)) == (9, 6, 6)
     assert len(get_dataset(str(root), tmp_path, frames=4, im_size=16).train) == 9
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 4       # neither cache removes the other
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 3       # the same test clips, and neither removes the other
 
 
 def test_a_split_file_stands_in_for_that_of_a_row(few_digits, tmp_path):
@@ -200,11 +201,34 @@ def test_class_folders_that_differ_in_case_are_one(mine, tmp_path):
     assert len(get_dataset(str(root), tmp_path, frames=4, im_size=16).train) == 9
 
 
+@pytest.mark.parametrize("twin", ["A/a_train0", "frames/a_train0"])
+def test_a_clip_in_two_places_is_named(mine, tmp_path, twin):
+    root = mine("{label}/{label}_{split}{i}" if twin[0] == "A" else "frames/{label}/{label}_{split}{i}")
+    write_clip(root / twin, 200)
+    with pytest.raises(ValueError, match="a_train0 and .*a_train0 may both be the clip 'a_train0'.*remove one"):
+        get_dataset(str(root), tmp_path, frames=4, im_size=16)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_one_folder_under_two_names_is_two_clips_and_named(mine, tmp_path, above):
+    root = mine("{label}/{label}_{split}{i}", "{label}/{label}_{split}{i}")
+    if above:
+        shutil.rmtree(root / "c")
+        (root / "c").symlink_to(root / "a")
+        write_csv(root / "split.csv", [(f"{label}/a_{name}", label, split) for label in "ac"
+                                       for name, split in (("train0", "train"), ("test0", "test"))])
+    else:
+        shutil.rmtree(root / "a" / "a_test0")
+        (root / "a" / "a_test0").symlink_to(root / "a" / "a_train0")
+    with pytest.raises(ValueError, match="a/a_train0 is both 'a/a_train0' and .*remove the link"):
+        get_dataset(str(root), tmp_path, frames=4, im_size=16)
+
+
 # ---- --classes ----------------------------------------------------------------------------------------------------
 
 def test_some_classes_alone(mine, tmp_path):
     root = mine()
-    data = get_dataset(str(root), tmp_path, frames=4, im_size=16, classes="c,\n b")
+    data = get_dataset(str(root), tmp_path, frames=4, im_size=16, classes="c,\r\n b\r\n")
     assert data.spec.classes == ("B", "c") and data.spec.num_classes == 2
     assert {name[0] for name in data.train.names} == {"B", "c"} and len(data.test) == 4
     assert [data.spec.classes[k] for k in data.train.labels.tolist()] == [name[0] for name in data.train.names]

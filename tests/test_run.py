@@ -703,7 +703,8 @@ def test_cli_tells_that_memory_is_short_in_one_line(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("method", "flags", "named"), [
     ("DM", {"ipc": 10 ** 9}, "--ipc 1000000000"), ("DC", {"ipc": 10 ** 9}, "--ipc 1000000000"),
-    ("S2D-DM", {"dpc": 10 ** 9}, "--dpc 1000000000"), ("S2D-DM", {"n_hal": 10 ** 8}, "--n_hal 100000000")])
+    ("S2D-DM", {"dpc": 10 ** 9}, "--dpc 1000000000"), ("S2D-DM", {"n_hal": 10 ** 8}, "--n_hal 100000000"),
+    ("DM", {"batch_real": 10 ** 9}, "--batch_real 1000000000")])
 def test_a_set_larger_than_the_memory_is_refused_before_it_is_made(script, method, flags, named):
     with pytest.raises(ValueError, match=f"{named} takes .* GB of memory, and this machine has"):
         script(method, "x", **flags)
@@ -871,7 +872,45 @@ def test_what_was_made_with_other_class_numbers_or_networks_does_not_go_on(scrip
         script("DM", "z", "--resume", eval_mode="M")
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", ".", "..", "/tmp/x", ""])
+def test_a_run_does_not_go_back(script):
+    folder = script("DM", "x", Iteration=2)
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(ValueError, match="DM/x is at iteration 2 already: give an --Iteration of at least"):
+        script("DM", "x", "--resume", Iteration=1)
+    assert (folder / "result.json").read_bytes() == before
+    script("DM", "x", "--resume", Iteration=2)
+
+
+def test_all_results_are_found_once(script, tmp_path, monkeypatch, capsys):
+    script("DM", "a", Iteration=1)
+    (tmp_path / "DM").rename(tmp_path / "elsewhere")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "DM").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "r")
+    monkeypatch.setattr(sys, "argv", ["summarize.py", *[str(tmp_path / "r")] * 2])
+    summarize.main()
+    assert capsys.readouterr().out.count("pixels (DM)") == 1
+    file = tmp_path / "elsewhere" / "a" / "result.json"
+    whole = json.loads(file.read_text())
+    del whole["sum"]
+    for change in ({"dataset": None}, {"dataset": 3}, {"protocol": None}, {"seed": "1"}, {"ipc": "1"}, {"network": 2}):
+        file.write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match="result.json is not the result of a run"):
+            summarize.main()
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match="result.json is not the result of a run"):
+        summarize.main()
+
+
+def test_names_that_are_no_text_are_refused_before_any_work(script, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        script("DM", os.fsdecode(b"caf\xe9"))
+    assert "--name 'caf\\udce9' is not UTF-8: rename it" in capsys.readouterr().err
+    assert not (tmp_path / "DM").exists()
+
+
+@pytest.mark.parametrize("name", [".hidden", "../../x", "a/b", ".", "..", "/tmp/x", ""])
 def test_a_name_leads_to_no_other_folder(script, tmp_path, name):
     if name == "":
         assert script("DM", name, Iteration=1).is_dir()      # as without --name

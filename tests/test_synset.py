@@ -17,6 +17,7 @@ from distill_utils.synset import (
     VideoSet,
     all_pairs,
     as_stored,
+    check_classes,
     load_static,
     load_synset,
     save_synset,
@@ -345,6 +346,14 @@ def test_arguments_of_a_static_dynamic_set_agree_with_its_tensors(tmp_path, argu
 def test_tensors_that_are_not_those_of_a_set_are_named(tmp_path, store, tensors, message):
     with pytest.raises(ValueError, match=message):
         load_synset(changed(tmp_path, PIXELS, tensors=tensors, saved_as=store))
+
+
+@pytest.mark.parametrize("what", ["mean", "std"])
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_set_of_another_normalisation_is_refused(tmp_path, what, value):
+    header = load_synset(changed(tmp_path, PIXELS, **{what: [value] * 3}))[1]
+    with pytest.raises(ValueError, match=f"was normalised with the {what} .*give the --dataset"):
+        check_classes("x", header, SPEC)
 
 
 def test_a_header_of_lists_in_lists_is_refused(tmp_path):

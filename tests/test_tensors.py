@@ -1,5 +1,6 @@
 """Damage to a file of tensors is noticed, whatever byte it hits, and older files are read as they are."""
 import json
+from contextlib import suppress
 
 import pytest
 import torch
@@ -48,6 +49,25 @@ def test_a_changed_value_is_named_and_one_read_twice_is_compared_once(tmp_path):
     assert torch.equal(file.read("b"), TENSORS["b"]) and torch.equal(file.read("b"), TENSORS["b"])
     with pytest.raises(Damaged, match="x is damaged: a is not what was written"):
         file.read("a")
+
+
+def test_no_bit_of_the_end_of_an_archive_ends_in_a_traceback(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.arange(50.0)}, path)
+    whole = path.read_bytes()
+    for bit in range(8 * 90):
+        content = bytearray(whole)
+        content[-1 - bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with suppress(ValueError):      # Damaged, or read as it was
+            assert torch.equal(load_plain(path)["a"], torch.arange(50.0))
+
+
+@pytest.mark.parametrize("sums", [[], "x", 3])
+def test_sums_of_another_kind_are_damage(tmp_path, sums):
+    save_file(TENSORS, tmp_path / "x", metadata={"header": json.dumps({"sums": sums})})
+    with pytest.raises(Damaged, match="x is damaged"):
+        TensorFile(tmp_path / "x")
 
 
 def test_files_without_check_sums_are_read(tmp_path):

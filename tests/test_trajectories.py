@@ -1,4 +1,5 @@
 """Expert trajectories: copies that stay, one file an expert made once by whichever process, every expert drawn."""
+import hashlib
 import json
 import os
 import signal
@@ -205,6 +206,21 @@ def test_without_buffer_json_the_experts_say_how_they_were_made(tmp_path):
     (tmp_path / "buffer.json").write_text("{")
     with pytest.raises(ValueError, match=r"buffer\.json cannot be read"):
         check_settings(tmp_path, SETTINGS)
+
+
+def test_a_run_goes_on_with_the_same_files_of_another_program_alone(tmp_path):
+    fill_others(tmp_path, [2])
+    state = Experts(tmp_path, net(), 2, 1).state_dict()
+    Experts(tmp_path, net(), 2, 1).load_state_dict(state)
+    path = tmp_path / "replay_buffer_0.pt"
+    older = {path.name: [2, hashlib.sha256(f"{path.stat().st_size} ".encode()).hexdigest()]}
+    Experts(tmp_path, net(), 2, 1).load_state_dict(older)       # of a run that remembered the size alone
+    size, content = path.stat().st_size, torch.load(path)
+    content[0][0][0] += 1
+    torch.save(content, path)
+    assert path.stat().st_size == size
+    with pytest.raises(ValueError, match="replay_buffer_0.pt is not what it was when this run began"):
+        Experts(tmp_path, net(), 2, 1).load_state_dict(state)
 
 
 def test_complete_experts_may_lie_where_nobody_may_write(tmp_path, monkeypatch):
