@@ -9,7 +9,7 @@ import utils
 from distill_utils import args as flags
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
-from distill_utils.device import in_precision, resolve_precision
+from distill_utils.device import check_memory, in_precision, resolve_precision
 from distill_utils.matching import chunked_gradient, dm_loss
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
@@ -33,6 +33,8 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     synset = SETS[kind].from_args(args, spec)
     optim, rates = flags.set_rates(args, synset)
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
+    if args.bank:       # of each network the means of at least 256 features stay in memory
+        check_memory(f"--bank {args.bank}", args.bank * spec.num_classes * 256)
     if dsa.parts and args.bank:
         raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
                          "iteration: leave out one of them")

@@ -704,7 +704,7 @@ def test_cli_tells_that_memory_is_short_in_one_line(capsys, monkeypatch):
 @pytest.mark.parametrize(("method", "flags", "named"), [
     ("DM", {"ipc": 10 ** 9}, "--ipc 1000000000"), ("DC", {"ipc": 10 ** 9}, "--ipc 1000000000"),
     ("S2D-DM", {"dpc": 10 ** 9}, "--dpc 1000000000"), ("S2D-DM", {"n_hal": 10 ** 8}, "--n_hal 100000000"),
-    ("DM", {"batch_real": 10 ** 9}, "--batch_real 1000000000")])
+    ("DM", {"batch_real": 10 ** 9}, "--batch_real 1000000000"), ("DM", {"bank": 10 ** 9}, "--bank 1000000000")])
 def test_a_set_larger_than_the_memory_is_refused_before_it_is_made(script, method, flags, named):
     with pytest.raises(ValueError, match=f"{named} takes .* GB of memory, and this machine has"):
         script(method, "x", **flags)
