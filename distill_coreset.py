@@ -16,7 +16,7 @@ from distill_utils.progress import progress
 from distill_utils.published import FLOATS, plain
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
-from distill_utils.storage import check_values
+from distill_utils.storage import check_state
 from distill_utils.synset import SETS, method_name
 from distill_utils.tensors import TensorFile, load_plain, save_tensors
 
@@ -78,18 +78,12 @@ def read_weights(path, model, spec, flag="--pretrained_path ", way_out="give the
             wanted = networks.lookup(model)(spec).state_dict()
         if not isinstance(state, dict):
             raise ValueError(f"it is a {type(state).__name__}")
-        for key in sorted(state.keys() ^ wanted.keys(), key=str):
-            raise ValueError(f"it has {'no' if key in wanted else 'a'} {str(key)[:80]!r}, unlike the network")
-        for key, value in wanted.items():
-            dtypes = FLOATS if value.is_floating_point() else (value.dtype,)
-            here = plain(state[key], f"its {key}", dtypes)
-            if here.shape != value.shape:
-                raise ValueError(f"its {key} has the shape {tuple(here.shape)}, and the network's {tuple(value.shape)}")
-            check_values(f"its {key}", here)
+        state = {name: plain(value, f"its {str(name)[:80]}", (*FLOATS, torch.int64)) for name, value in state.items()}
+        check_state(state, wanted, "the network", FLOATS)
+        return state
     except ValueError as error:
         raise ValueError(f"{flag}{path} is not a state dict of {model} for this data set ({error}): "
                          f"{way_out}") from None
-    return {key: value.detach() for key, value in state.items()}
 
 
 def feature_network(args, run, data, settings, weights):

@@ -19,7 +19,7 @@ from distill_utils.args import Parser, add_data_args, cli, spec_of
 from distill_utils.clips import cache_folder, decode, frame_size
 from distill_utils.dataset import DataError, in_order, read_folders, read_split, spread_note
 from distill_utils.files import replacing
-from distill_utils.progress import progress
+from distill_utils.progress import other_files, progress, some
 from distill_utils.splits import ANNOTATIONS, KINETICS_FILES, SSV2_FILES, entries
 
 FIRST = 5       # names that are shown without --list
@@ -154,13 +154,10 @@ def passed_over(spec, root, sets, show_all=False):
             elif os.path.isdir(path):
                 others += [os.path.relpath(path, root)] if name not in ANNOTATIONS else []
             elif path != str(root / spec.split) and not (folder in above and (KNOWN.fullmatch(name) or name in LISTS)):
-                endings[os.path.splitext(name)[1].lower() or "without ending"] += 1
-    parts = [f"{endings.total()} other files ({', '.join(f'{end} {n}' for end, n in sorted(endings.items()))})"
-             if endings else "",
-             "folders not read: " + ", ".join(others if show_all else others[:FIRST])
-             + (f" and {len(others) - FIRST} more (--list)" if len(others) > FIRST and not show_all else "")
-             if others else ""]
-    return "; ".join(filter(None, parts)) or "nothing"
+                endings[os.path.splitext(name)[1].lower()] += 1
+    folders = some(others, len(others)) if show_all else some(others, FIRST)
+    folders += " (--list)" if len(others) > FIRST and not show_all else ""
+    return "; ".join(filter(None, [other_files(endings), f"folders not read: {folders}" if others else ""])) or "nothing"
 
 
 def read_frames(found, num_workers=0, decode_all=False):

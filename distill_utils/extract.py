@@ -27,7 +27,7 @@ from PIL import Image
 from distill_utils.args import STOPS, Parser, not_negative, positive
 from distill_utils.dataset import DATA, DATASETS
 from distill_utils.files import disk_full, is_disk_full, is_whole, remove, replacing, try_lock, unfinished, with_sum
-from distill_utils.progress import progress
+from distill_utils.progress import other_files, progress, some
 
 VIDEOS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".vob", ".wmv", ".asf", ".flv", ".f4v",
           ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".ogv", ".divx", ".mxf")
@@ -299,17 +299,9 @@ def find_videos(source, like, folders=None):
 
     source = os.fspath(source)
     read(source, {os.path.realpath(source)})
-    passed = []
-    if others:
-        endings = [f"{ending or 'without ending'} {count}" for ending, count in others.most_common()]
-        passed.append(f"{others.total()} other files ({_some(endings)})")
-    if hidden:
-        passed.append(f"{hidden} hidden")
-    if unread:
-        passed.append(f"folders not read: {_some(unread)}")
-    if dead:
-        passed.append(f"links that lead nowhere: {_some(dead)}")
-    passed = "; ".join(passed)
+    passed = "; ".join(filter(None, [other_files(others), f"{hidden} hidden" if hidden else "",
+                                     f"folders not read: {some(unread)}" if unread else "",
+                                     f"links that lead nowhere: {some(dead)}" if dead else ""]))
     if not videos:
         raise ValueError(f"no video below {source}{f' (passed over: {passed})' if passed else ''}: unpack the archives "
                          f"there so that it holds {like}, or name another folder with --source; videos end in "
@@ -321,10 +313,6 @@ def _display(path, source):
     """A path below `source` as a list or a message names it, in one line."""
     name = os.path.relpath(path, source)
     return name if name.isprintable() else ascii(name)
-
-
-def _some(names, most=5):
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def extract_all(jobs, root, settings, source, num_workers=0, enough=0, like="another tree", passed=""):
@@ -381,7 +369,7 @@ def extract_all(jobs, root, settings, source, num_workers=0, enough=0, like="ano
     several = [" and ".join(_display(video, source) for video in copies) for copies in videos.values()
                if len(copies) > 1]
     if several:
-        passed += f"{'; ' if passed else ''}all but the first readable one of {_some(several)}"
+        passed += f"{'; ' if passed else ''}all but the first readable one of {some(several)}"
     if passed:
         print(f"passed over: {passed}", file=sys.stderr)
     if not frames:

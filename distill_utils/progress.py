@@ -11,6 +11,18 @@ def progress(*args, **kwargs):
     return tqdm(*args, dynamic_ncols=True, mininterval=0.2 if sys.stderr.isatty() else 30, **kwargs)
 
 
+def some(names, most=5):
+    """The first of many names, in words."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def other_files(endings):
+    """"12 other files (.txt 7, .mpg 5)" of a Counter of the endings of their names ("" for none)."""
+    kinds = [f"{ending or 'without ending'} {count}" for ending, count in sorted(
+        endings.items(), key=lambda kind: (-kind[1], kind[0]))]
+    return f"{endings.total()} other files ({some(kinds)})" if kinds else ""
+
+
 class _Pipe(io.FileIO):
     """A file descriptor that goes on, to nowhere, when nobody takes what is written."""
 

@@ -169,16 +169,21 @@ def build_checked(kind, arguments, state):
             expected = kind(**arguments).state_dict()
     except Exception as error:      # whatever a class says to arguments that are not its own
         raise ValueError(f"the arguments of its header build no {kind.__name__}") from error
-    for name in sorted(expected.keys() ^ state.keys()):
-        raise ValueError(f"it has {'a' if name in state else 'no'} tensor {name[:80]!r}, unlike a {kind.__name__} of "
-                         "the arguments of its header")
-    for name in expected:
-        here, wanted = state[name], expected[name]
-        if here.shape != wanted.shape or here.dtype != wanted.dtype:
-            raise ValueError(f"its tensor {name} is {here.dtype} {tuple(here.shape)}, but by the arguments of its "
-                             f"header {wanted.dtype} {tuple(wanted.shape)}")
-        check_values(name, here)
+    check_state(state, expected, f"a {kind.__name__} of the arguments of its header")
     return build(kind, arguments, state)
+
+
+def check_state(state, wanted, what, floats=()):
+    """ValueError unless tensors have the names, shapes and types of a state dict, and values to train on. what: whose
+    it is. floats: other types that floating point numbers may have."""
+    for name in sorted(state.keys() ^ wanted.keys(), key=str):
+        raise ValueError(f"it has {'no' if name in wanted else 'a'} tensor {str(name)[:80]!r}, unlike {what}")
+    for name, value in wanted.items():
+        here, types = state[name], (value.dtype, *(floats if value.is_floating_point() else ()))
+        if here.shape != value.shape or here.dtype not in types:
+            raise ValueError(f"its tensor {name} is {here.dtype} {tuple(here.shape)}, and that of {what} {value.dtype} "
+                             f"{tuple(value.shape)}")
+        check_values(f"its tensor {name}", here)
 
 
 def check_values(name, tensor):

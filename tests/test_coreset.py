@@ -150,14 +150,14 @@ def test_weights_of_a_file_are_those_of_the_network(tmp_path):
 
 
 @pytest.mark.parametrize("change,message", [
-    ({FIRST: WEIGHTS[FIRST] / 0}, f"its {FIRST} holds values that are not finite"),
-    ({FIRST: WEIGHTS[FIRST] * 1e37}, f"its {FIRST} holds values that are .*too large"),
+    ({FIRST: WEIGHTS[FIRST] / 0}, f"its tensor {FIRST} holds values that are not finite"),
+    ({FIRST: WEIGHTS[FIRST] * 1e37}, f"its tensor {FIRST} holds values that are .*too large"),
     ({FIRST: WEIGHTS[FIRST].to(torch.complex64)}, f"its {FIRST} holds torch.complex64"),
     ({FIRST: WEIGHTS[FIRST].int()}, f"its {FIRST} holds torch.int32"),
     ({FIRST: torch.zeros(1).expand(10 ** 6, 10 ** 6)}, f"its {FIRST} shows .*a view that repeats them"),
-    ({FIRST: WEIGHTS[FIRST][:1].clone()}, f"its {FIRST} has the shape"),
-    ({FIRST: "a"}, f"its {FIRST} is a str"), ({"more": torch.zeros(1)}, "it has a 'more', unlike the network"),
-    (FIRST, f"it has no '{FIRST}', unlike the network"), ([1], "it is a list"), (b"", "it is empty"),
+    ({FIRST: WEIGHTS[FIRST][:1].clone()}, f"its tensor {FIRST} is torch.float32"),
+    ({FIRST: "a"}, f"its {FIRST} is a str"), ({"more": torch.zeros(1)}, "it has a tensor 'more', unlike the network"),
+    (FIRST, f"it has no tensor '{FIRST}', unlike the network"), ([1], "it is a list"), (b"", "it is empty"),
     (b"hello", "not written by torch.save"), ({FIRST: Path("x")}, "objects other than tensors")])
 def test_weights_that_are_not_the_networks_are_named(tmp_path, change, message):
     path = tmp_path / "x.pt"

@@ -755,7 +755,7 @@ def test_check_says_what_it_passed_over(tmp_path, monkeypatch, capsys, below):
         (own / f"videos{i}" / "not_counted.txt").touch()
     unread = [f"videos{i}" for i in range(6)]
     unread.insert(6 if below else 0, os.path.join(below, "jump 9"))
-    said = "passed over: 6 other files (.csv 1, .jpg 2, .mp3 1, .mpg 1, without ending 1); folders not read: "
+    said = "passed over: 6 other files (.jpg 2, without ending 1, .csv 1, .mp3 1, .mpg 1); folders not read: "
     assert passed_over(*args, monkeypatch=monkeypatch, capsys=capsys) == (
         said + ", ".join(unread[:5]) + " and 2 more (--list)")
     assert passed_over(*args, "--list", monkeypatch=monkeypatch, capsys=capsys) == said + ", ".join(unread)
