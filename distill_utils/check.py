@@ -155,9 +155,9 @@ def passed_over(spec, root, sets, show_all=False):
                 others += [os.path.relpath(path, root)] if name not in ANNOTATIONS else []
             elif path != str(root / spec.split) and not (folder in above and (KNOWN.fullmatch(name) or name in LISTS)):
                 endings[os.path.splitext(name)[1].lower()] += 1
-    folders = some(others, len(others)) if show_all else some(others, FIRST)
-    folders += " (--list)" if len(others) > FIRST and not show_all else ""
-    return "; ".join(filter(None, [other_files(endings), f"folders not read: {folders}" if others else ""])) or "nothing"
+    unread = some(others, len(others)) if show_all else some(others, FIRST)
+    unread += " (--list)" if len(others) > FIRST and not show_all else ""
+    return "; ".join(filter(None, [other_files(endings), unread and f"folders not read: {unread}"])) or "nothing"
 
 
 def read_frames(found, num_workers=0, decode_all=False):
