@@ -111,8 +111,8 @@ class Run:
         current = self._identity()
         saved = {"precision": "fp32", "set": current.get("set"), **{key: value for key, value in saved.items()
                                          if key not in self.parser.may_change}}
-        for run in (saved, current):    # what a data set is called does not tell what is in it: see check_clips
-            run.pop("dataset", None)
+        for run in (saved, current):    # what is in a data set _check_clips compares, where the run remembered it
+            run["dataset"] = None if "clips" in self.checkpoint else dataset_label(run["dataset"])
         for key in sorted(current.keys() | saved.keys()):
             if "clips" not in self.checkpoint and key in ("path_static" + CONTENT, "pretrained_path" + CONTENT):
                 continue        # of a run from before these were remembered

@@ -851,18 +851,21 @@ def remember_nothing_of_the_clips(folder, **args):
 
 
 def test_what_was_made_with_other_class_numbers_or_networks_does_not_go_on(script, monkeypatch):
-    folder = script("DM", "x", Iteration=2)
-    remember_nothing_of_the_clips(folder, dataset="UCF101")
-    with pytest.raises(ValueError, match="checkpoint.pt was made when HammerThrow and Hammering"):
-        script("DM", "x", "--resume")
-    remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2), dataset="Kinetics400")
-    with pytest.raises(ValueError, match="checkpoint.pt was made when clips of Kinetics were flipped"):
-        script("DM", "x", "--resume")
+    for dataset, said in (("UCF101", "HammerThrow and Hammering"), ("Kinetics400", "clips of Kinetics were flipped")):
+        with pytest.raises(ValueError, match=f"experts was made when {said}"):
+            check_older("experts", {"dataset": dataset})
     check_older("experts", {"dataset": "HMDB51", "protocol": "standard", "decay": True})
     with pytest.raises(ValueError, match="experts was made when --decay with --protocol paper"):
         check_older("experts", {"dataset": "HMDB51", "protocol": "paper", "decay": True})
     remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2), dataset="miniUCF101")
-    script("DM", "x", "--resume")
+    with pytest.raises(ValueError, match="--dataset was 'miniUCF101' and is now 'MotionDigits'"):
+        script("DM", "x", "--resume")
+    remember_nothing_of_the_clips(script("DM", "x", "--overwrite", Iteration=2))
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr("distill_utils.run.check_older", lambda what, made_with: asked.append(made_with["dataset"]))
+        script("DM", "x", "--resume")
+    assert asked == ["MotionDigits"]
     folder = script("DM", "y", model="VideoConvNetGRU_small", Iteration=2)
     remember_nothing_of_the_clips(folder, model="VideoConvNetGRU")
     with pytest.raises(ValueError, match=r"checkpoint.pt was made when VideoConvNetGRU was another network"):
