@@ -71,6 +71,20 @@ def parse(monkeypatch):
     return call
 
 
+@pytest.fixture(scope="session")
+def tiny_experts(few_digits, tmp_path_factory):
+    """A --buffer_path with three experts of two epochs, for the clips of runs.py."""
+    from runs import make_experts
+    return make_experts(few_digits, tmp_path_factory.mktemp("tiny_experts"))
+
+
+@pytest.fixture(name="script")
+def script_(few_digits, tiny_experts, tmp_path, monkeypatch):
+    """script(method, name, flag=value, ...) runs a script as runs.py says, and returns the folder of its run."""
+    from runs import runner
+    return runner(few_digits, tiny_experts, tmp_path, monkeypatch)
+
+
 @pytest.fixture
 def run_here(monkeypatch, capsys):
     """run_here(script, words ...) -> (stdout, stderr): the script as `python script words ...` runs it, but in this
