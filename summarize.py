@@ -64,7 +64,7 @@ def read(file):
         check_file(file)
         result = json.loads(file.read_text(encoding="utf-8"))
         row(result)
-        whole = is_whole(result)
+        whole = is_whole(result, since="data")
         for name, kind in TYPES.items():
             if not isinstance(result[name], kind):
                 raise TypeError(f"{name} is {result[name]!r}")

@@ -102,9 +102,10 @@ def with_sum(content):
     return content | {"sum": _sum(content)}
 
 
-def is_whole(content):
-    """Whether a dict of `with_sum` came back as it was; one without a sum is not known to be other."""
-    return "sum" not in content or content["sum"] == _sum(content)
+def is_whole(content, since=None):
+    """Whether a dict of `with_sum` came back as it was; one without a sum is not known to be other. since: an entry
+    that came with the sum, so that what has it must have both."""
+    return content["sum"] == _sum(content) if "sum" in content else since not in content
 
 
 def _sum(content):

@@ -57,7 +57,7 @@ class TensorFile:
             raise ValueError("its header is not JSON") from None
         if not isinstance(self.header, dict):
             raise ValueError("its header is no JSON object")
-        if not is_whole(self.header):
+        if not is_whole(self.header, since="sums"):
             raise Damaged(f"{path} is damaged: its header is not what was written")
         self.header.pop("sum", None)
         self.sums, self.compared = self.header.pop("sums", None), set()

@@ -229,5 +229,6 @@ def test_the_sum_of_json_is_that_of_what_comes_back():
     signed = with_sum(content)
     assert is_whole(json.loads(json.dumps(signed))) and is_whole(content)
     assert not is_whole(signed | {"b": 0.2}) and not is_whole(signed | {"c": 1})
+    assert not is_whole(content, since="b") and is_whole(content, since="d") and is_whole(signed, since="b")
     with pytest.raises(ValueError):
         with_sum({"a": float("nan")})
