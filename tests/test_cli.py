@@ -80,10 +80,17 @@ def test_output_that_nobody_reads_or_cannot_show_ends_no_run(tmp_path):
     assert run.returncode == 0 and b"Traceback" not in run.stderr
     (tmp_path / "y.py").write_text((tmp_path / "x.py").read_text().replace("range(20000)", "range(1)").replace(
         'open("done"', 'time.sleep(60); open("done"'))
-    waiting = subprocess.Popen([sys.executable, "y.py"], cwd=tmp_path, stdout=subprocess.PIPE)
-    assert waiting.stdout.readline() == "± 0\n".encode()      # at once, however long the rest takes
-    waiting.kill()
-    waiting.communicate()
+    for unbuffered, wanted in (("", "± 0\n"), ("1", "± 0")):      # at once, however long the rest takes
+        if unbuffered:      # as python -u: not even the end of the line is waited for
+            (tmp_path / "y.py").write_text((tmp_path / "y.py").read_text().replace('number)', 'number, end="")', 1))
+        waiting = subprocess.Popen([sys.executable, "y.py"], cwd=tmp_path, stdout=subprocess.PIPE,
+                                   env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        seen = b""
+        while len(seen) < len(wanted.encode()) and (part := os.read(waiting.stdout.fileno(), 100)):
+            seen += part
+        assert seen == wanted.encode() and waiting.poll() is None
+        waiting.kill()
+        waiting.communicate()
     run = shell(f"{sys.executable} x.py wait", tmp_path)
     assert run.returncode == 130
     assert run.stderr.endswith(b"stopped. What was finished stays: the same command goes on (a run with --resume)\n")

@@ -225,6 +225,7 @@ def test_all_results_are_found_once(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["summarize.py", *[str(tmp_path / "r")] * 2])
     summarize.main()
     assert capsys.readouterr().out.count("pixels (DM)") == 1
+    assert len(list(summarize.find(tmp_path / "r"))) == 1       # and not once in each round of the circle
     file = tmp_path / "elsewhere" / "a" / "result.json"
     whole = json.loads(file.read_text())
     del whole["sum"]

@@ -70,6 +70,13 @@ def test_sums_of_another_kind_are_damage(tmp_path, sums):
         TensorFile(tmp_path / "x")
 
 
+def test_a_header_whose_sum_is_no_longer_called_so_is_damaged(tmp_path):
+    save_tensors(tmp_path / "x", TENSORS)
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes().replace(b'\\"sum\\"', b'\\"sul\\"'))
+    with pytest.raises(Damaged, match="its header"):
+        TensorFile(tmp_path / "x")
+
+
 def test_files_without_check_sums_are_read(tmp_path):
     save_file(TENSORS, tmp_path / "x", metadata={"header": json.dumps({"kind": "expert"})})
     save_file(TENSORS, tmp_path / "y")
