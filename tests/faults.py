@@ -66,8 +66,10 @@ READ_BY = {     # files, and a command that reads them; with True one that goes 
 def start(world, name, iterations=4):
     """Forks a process that runs a command; its output goes to <world>/log. Returns its number."""
     words = COMMANDS[name].format(world=world, world_name="x", net=NET, iterations=iterations).split()
+    signal.pthread_sigmask(signal.SIG_BLOCK, flags.STOPS)   # until libraries have locks of their own in the fork
     process = os.fork()
     if process:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, flags.STOPS)
         return process
     status = 1
     try:
@@ -76,6 +78,7 @@ def start(world, name, iterations=4):
         os.dup2(log, 2)
         for number in flags.STOPS:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, flags.STOPS)
         sys.argv = [words[0], *words[1:]]
         flags.cli(importlib.import_module(words[0]).main)
         sys.stdout.flush()
