@@ -37,6 +37,7 @@ def main():
     parser = flags.Parser(__doc__)
     flags.add_data_args(parser)
     group = flags.add_trajectory_args(parser)
+    flags.add_buffer_arg(group)
     group.add_argument("--keep_epochs", choices=KEEP, default="needed", help="needed: the snapshots that "
                        "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
     group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="number format of the "
@@ -67,7 +68,7 @@ def main():
     network = utils.get_network(args.model, spec, "meta")
     sizes = [value.numel() for value in parameters(network).values()]
     element = torch.empty((), dtype=DTYPES[args.expert_dtype]).element_size()
-    folder = expert_folder(args.buffer_path, dataset_label(args.dataset), args.model)
+    folder = expert_folder(args.buffer_path, flags.data_label(args), args.model)
     plan = {"experts": args.num_experts, "folder": str(folder), "parameters": sum(sizes), "epochs": saved_epochs[-1],
             "snapshots": len(saved_epochs), "buffer_bytes": args.num_experts * len(saved_epochs) * sum(sizes) * element}
     if args.dry_run:

@@ -7,12 +7,15 @@ Still images are matched with single frames, under networks of images; the run's
 --path_static of the dynamic stage reads. Other sets are matched with clips. In every protocol the set of the last
 iteration is kept: the test split scores it and never chooses it.
 """
+from functools import partial
+
 import torch
 
 import networks
 import utils
 from distill_utils import args as flags
 from distill_utils.clips import ClassSampler
+from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, freeze_dropout, gradients, has_batchnorm
 from distill_utils.run import Run
 from distill_utils.synset import SETS, method_name
@@ -22,7 +25,7 @@ SGD = {"lr_img": 0.1}
 
 def main():
     # arguments
-    parser, kind = flags.set_parser(__doc__, SETS, default="still", sgd=SGD)
+    parser, kind = flags.set_parser(__doc__, SETS, default="still", sgd=SGD, labels=("class", "teacher", "learned"))
     flags.add_distill_args(parser, iterations=1000, momentum=0.5)
     group = flags.add_real_args(parser)
     group.add_argument("--dis_metric", choices=DISTANCES, default="ours", help="distance between gradients")
@@ -41,35 +44,40 @@ def main():
     spec, pool = flags.check_args(args, view)
     synset = SETS[kind].from_args(args, spec)
     optim, rates = flags.set_rates(args, synset, SGD)
+    recipe = flags.recipe_of(args, synset.label_kind, RECIPES["class"])
+    loss_of = label_loss(recipe.loss, synset.label_kind, recipe.temperature)
     outer_loop, inner_loop = get_loops(synset.num_slots)
     outer_loop, inner_loop = args.outer_loop or outer_loop, args.inner_loop or inner_loop
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
 
     # run, data
-    run = Run(parser, args, method_name("DC", kind, published="still"), flags.run_name(args, synset), report_best=False)
+    run = Run(parser, args, method_name("DC", kind, published="still"), flags.run_name(args, synset), report_best=False,
+              recipe=recipe)
     data = utils.get_dataset(**flags.data_settings(args), view=view)
-    sampler, settings = ClassSampler(data.train), flags.eval_settings(args, run.device)
+    teacher = flags.teacher_of(args, data, run.device)
+    sampler, settings = ClassSampler(data.train), flags.eval_settings(args, run.device, recipe)
 
     # set
     synset.start(data.train, run.derive("start"))
     synset.to(run.device)
+    start_labels(synset, teacher)
     num_segments = getattr(synset, "split_num", 1)      # slots i, i + n, ... of still images show segment i of n
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(data, synset=synset, optimizer=optimizer)
+    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
     # loop
     for it in run.loop(args.Iteration):
         if it in flags.eval_iterations(args):
-            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset)
+            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset, teacher)
         if it == args.Iteration:
             break
         generator, total = run.generator(it, "frames"), 0
         with run.seeded(it, "network"):     # also seeds dropout, where a network has it
             network = utils.get_network(args.model, spec, run.device)
-            step = utils.make_step(network, torch.optim.SGD(network.parameters(), lr=args.lr_net))
+            step = utils.make_step(network, torch.optim.SGD(network.parameters(), lr=recipe.lr), loss_of=loss_of)
             for outer in range(outer_loop):
                 network.train()
                 if has_batchnorm(network):
@@ -77,6 +85,8 @@ def main():
                         sampler.sample(range(spec.num_classes), 16, generator, run.device).flatten(0, 1)))
                 freeze_dropout(network)
                 optimizer.zero_grad()
+                if teacher and not synset.learn_labels:
+                    teacher.label(synset)
                 for k in range(spec.num_classes):
                     for segment in range(num_segments):
                         real = sampler.sample([k], args.batch_real, generator, run.device, (segment, num_segments))[0]
@@ -86,7 +96,8 @@ def main():
                         slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
                         samples, targets = synset.render(torch.full_like(slots, k), slots, generator)
                         samples = dsa.apply(samples, draw)
-                        actual = gradients(network, rules.matching(samples), targets, create_graph=True)
+                        actual = gradients(network, rules.matching(samples), targets, create_graph=True,
+                                           loss_of=partial(loss_of, classes=torch.full_like(slots, k)))
                         loss = dc_loss(target, actual, args.dis_metric)
                         loss.backward(inputs=learned)
                         total += loss.detach()

@@ -5,15 +5,19 @@
 """
 from functools import partial
 
+import torch
+import torch.nn.functional as F
+
 import utils
 from distill_utils import args as flags
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
 from distill_utils.device import check_memory, in_precision, resolve_precision
-from distill_utils.matching import chunked_gradient, dm_loss
+from distill_utils.matching import KERNELS, chunked_gradient, class_means, dm_loss, embed_classes, mmd_loss
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
 from distill_utils.synset import SETS, all_pairs, method_name
+from distill_utils.trajectories import load_weights
 
 
 def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
@@ -22,17 +26,36 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     parser, kind = flags.set_parser(description, SETS, only)
     flags.add_distill_args(parser, iterations, momentum)
     group = flags.add_real_args(parser)
+    group.add_argument("--kernel", choices=KERNELS, default="mean", help="mean: class means are compared (published); "
+                       "gaussian: whole distributions, by a kernel on unit features")
     group.add_argument("--bank", type=flags.positive, metavar="P", help="draw the networks from P seeded ones, whose "
                        "class means over all training clips (centre clips, both flips) are computed once, for all runs "
                        "on this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. "
                        "If not given, a fresh network and --batch_real clips of each class an iteration (as published)")
     flags.may_change(group.add_argument("--chunk", type=flags.positive, default=640, help="real samples in memory as "
                                         "floats at a time; with a bank, synthetic ones"))
+    group = parser.add_argument_group("networks that compare")
+    group.add_argument("--networks", choices=("random", "experts"), default="random", help="random: untrained ones "
+                       "(published); experts: of --buffer_path, at a random epoch")
+    group.add_argument("--min_start_epoch", type=flags.not_negative, default=0, help="the first epoch of experts that "
+                       "may be drawn")
+    group.add_argument("--max_start_epoch", type=flags.positive, help="and one more than the last; if not given, all "
+                       "that they keep")
+    group.add_argument("--ce_weight", type=flags.rate, default=0.0, help="adds so many times the cross-entropy of the "
+                       "synthetic clips under the same expert up to --later epochs later (TGDD: 2.5)")
+    group.add_argument("--later", type=flags.not_negative, default=7, help="see --ce_weight")
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
     optim, rates = flags.set_rates(args, synset)
+    recipe = flags.recipe_of(args, synset.label_kind)
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
+    if args.ce_weight and args.networks == "random":
+        raise ValueError(f"--ce_weight {args.ce_weight:g} asks what trained networks predict: give --networks experts, "
+                         "or leave it out")
+    if args.bank and args.kernel != "mean":
+        raise ValueError("--bank holds class means, and --kernel gaussian needs each clip: leave out one of them")
+    experts = flags.find_experts(args, spec) if args.networks == "experts" else None
     if args.bank:       # of each network the means of at least 256 features stay in memory
         check_memory(f"--bank {args.bank}", args.bank * spec.num_classes * 256)
     if dsa.parts and args.bank:
@@ -40,9 +63,12 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
                          "iteration: leave out one of them")
 
     # run, data
-    run = Run(parser, args, method_name("DM", kind), flags.run_name(args, synset))
+    run = Run(parser, args, method_name("DM", kind), flags.run_name(args, synset), recipe=recipe)
     data = utils.get_dataset(**flags.data_settings(args))
-    settings, dtype = flags.eval_settings(args, run.device), resolve_precision(args.precision, run.device)
+    teacher = flags.teacher_of(args, data, run.device)
+    if experts:
+        experts.check_clips(data.train.identity(), args.dataset)
+    settings, dtype = flags.eval_settings(args, run.device, recipe), resolve_precision(args.precision, run.device)
 
     # set
     synset.start(data.train, run.derive("start"))
@@ -51,11 +77,17 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(data, synset=synset, optimizer=optimizer)
+    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, experts=experts)
 
-    def make_network(seed):
+    def make_network(seed, weights=None):
         with seeded(seed, run.device):
-            return utils.get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
+            network = utils.get_network(args.model, spec, run.device, dist=True).requires_grad_(False)
+        if experts:
+            load_weights(network.eval(), weights or draw(seed)[0])
+        return network
+
+    def draw(seed):
+        return experts.draw(seed, args.min_start_epoch, args.max_start_epoch, args.later)
 
     def embed_real(network, clips):
         return in_precision(network.embed, dtype)(rules.matching(clips))
@@ -63,27 +95,41 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     if args.bank:
         real = Bank(cache_folder(args.data_path, args.cache_path), data.train, args.bank, run.seed, model=args.model,
                     weights=utils.weights_digest(make_network(Bank.seed_of(0))), protocol=args.protocol,
-                    dtype=str(dtype))
+                    dtype=str(dtype), **(
+                        {"experts": experts.state_dict(), "epochs": (args.min_start_epoch, args.max_start_epoch)}
+                        if experts else {}))
         real.build(make_network, embed_real, run.device, args.chunk)
     else:
         real = SampledMeans(data.train, args.batch_real, run.seed)
     chunk = max(1, args.chunk // (real.per_class or synset.num_slots))      # classes at a time
 
-    def loss_of(clips, classes, it, network, augment, generator):
-        means = real.means(it, classes, lambda x: embed_real(network, augment(x)), generator, run.device)
-        return dm_loss(lambda x: network.embed(rules.matching(augment(x))), means, clips)
+    def loss_of(part, part_classes, it, network, later, augment, generator):
+        """Of the synthetic clips of some classes."""
+        of, distance = (class_means, dm_loss) if args.kernel == "mean" else (embed_classes, mmd_loss)
+        there = real.means(it, part_classes, lambda x: embed_real(network, augment(x)), generator, run.device, of)
+        loss = distance(lambda x: network.embed(rules.matching(augment(x))), there, part)
+        if later:
+            labels = torch.tensor(part_classes, device=run.device).repeat_interleave(part.shape[1])
+            logits = later(rules.matching(augment(part.flatten(0, 1))))
+            loss = loss + args.ce_weight * F.cross_entropy(logits, labels, reduction="sum") / part.shape[1]
+        return loss
 
     # loop
     for it in run.loop(args.Iteration):
         if it in flags.eval_iterations(args):
-            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset)
+            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset, teacher)
         if it == args.Iteration:
             break
-        network, generator = make_network(real.network_seed(it)), run.generator(it, "clips")
+        generator, later = run.generator(it, "clips"), None
+        if args.ce_weight:
+            network, later = (make_network(it, weights) for weights in draw(real.network_seed(it)))
+        else:
+            network = make_network(real.network_seed(it))
         augment = partial(dsa.apply, draw=dsa.draw(run.generator(it, "dsa")))   # the same for real and synthetic clips
         clips, _ = synset.render(classes, slots, generator)
         optimizer.zero_grad()
-        loss = chunked_gradient(partial(loss_of, it=it, network=network, augment=augment, generator=generator),
+        loss = chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,
+                                        generator=generator),
                                 clips.unflatten(0, (spec.num_classes, synset.num_slots)), chunk)
         optimizer.step()
         run.log(it, loss=loss / spec.num_classes)

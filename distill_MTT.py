@@ -3,6 +3,7 @@
     python buffer.py --dataset miniUCF101
     python distill_MTT.py --dataset miniUCF101 --ipc 1 --lr_img 1e5 --train_lr
 """
+import copy
 import json
 import sys
 from functools import partial
@@ -14,12 +15,12 @@ import networks
 import utils
 from distill_utils import args as flags
 from distill_utils import estimate
-from distill_utils.dataset import dataset_label
-from distill_utils.matching import add_gradients, mtt_gradient, student_loss
+from distill_utils.labels import RECIPES, label_loss, start_labels
+from distill_utils.matching import add_gradients, diversity_loss, mtt_gradient, student_loss
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
 from distill_utils.synset import SETS, all_pairs, method_name
-from distill_utils.trajectories import Experts, expert_folder, holds_experts
+from distill_utils.trajectories import load_weights
 
 # miniUCF101 at one clip a class (S2D, arXiv 2312.00362)
 SGD = {"lr_img": 1e5, "lr_dynamic": 1e4, "lr_hal": 1e-3}
@@ -28,39 +29,40 @@ SGD = {"lr_img": 1e5, "lr_dynamic": 1e4, "lr_hal": 1e-3}
 def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momentum=0.5):
     """only: the set of a script for one pair; the others are its published defaults."""
     # arguments
-    parser, kind = flags.set_parser(description, SETS, only, sgd=SGD)
+    parser, kind = flags.set_parser(description, SETS, only, sgd=SGD, labels=("class", "teacher", "learned"))
     flags.add_distill_args(parser, iterations, momentum)
     flags.add_mtt_args(parser, lr_momentum)
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
     optim, rates = flags.set_rates(args, synset, SGD)
+    recipe = flags.recipe_of(args, synset.label_kind, RECIPES["class"])
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
-    with torch.device("meta"):      # shapes alone
-        network = networks.lookup(args.model)(spec)
+    loss_of = label_loss(recipe.loss, synset.label_kind, recipe.temperature)
+    check_rules(args, synset)
     if args.dry_run:
+        with torch.device("meta"):      # shapes alone
+            network = networks.lookup(args.model)(spec)
         print("RESULT " + json.dumps(estimate.trajectory_matching(
             network, synset, spec, store=args.store, matching=rules.matching, batch=args.batch_syn,
             syn_steps=args.syn_steps, unroll=args.unroll, students=args.Iteration * args.experts_per_step,
             max_start_epoch=args.max_start_epoch, expert_epochs=args.expert_epochs)))
         return
-    folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
-    if not holds_experts(folder):
-        folder = expert_folder(folder, dataset_label(args.dataset), args.model)
-    experts = Experts(folder, network, args.max_start_epoch, args.expert_epochs, model=args.model, frames=spec.frames,
-                      im_size=spec.size, protocol=args.protocol, split=args.split, **flags.data_identity(args))
+    experts = flags.find_experts(args, spec, args.max_start_epoch, args.expert_epochs)
     if not experts.own and rules.evaluation is not utils.per_batch:
         print("note: experts of other programs were trained on batches standardised as a whole, as --protocol paper "
               "does; students here see each clip standardised by itself", file=sys.stderr)
 
     # run, data
-    run = Run(parser, args, method_name("MTT", kind), flags.run_name(args, synset))
+    run = Run(parser, args, method_name("MTT", kind), flags.run_name(args, synset), recipe=recipe)
     data = utils.get_dataset(**flags.data_settings(args))
+    teacher = flags.teacher_of(args, data, run.device)
     experts.check_clips(data.train.identity(), args.dataset)
 
     # set
     synset.start(data.train, run.derive("start"))
     synset.to(run.device)
+    start_labels(synset, teacher)
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
@@ -69,7 +71,9 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     if args.train_lr or args.lr_lr is not None:
         lr_lr = 1e-5 if args.lr_lr is None else args.lr_lr
         lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr_lr, args.lr_momentum)
-    run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts)
+    average = Average(synset, args.ema) if args.ema else None
+    run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts,
+               teacher=teacher, average=average)
     learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     classes, slots = all_pairs(synset, run.device)
     with run.seeded("student"):     # its weights are never used: students start at those of experts
@@ -84,34 +88,87 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         clips, targets = synset.render(classes[chosen], slots[chosen], generator)
         clips = rules.matching(dsa.apply(clips, dsa.draw(generator, len(clips))))
         with run.seeded(index, "dropout", i):
-            return student_loss(student, theta, clips, targets)
+            return student_loss(student, theta, clips, targets, partial(loss_of, classes=classes[chosen]))
+
+    def reach(it):
+        """Segments start below this epoch."""
+        first = args.first_max_start_epoch or args.max_start_epoch
+        return first + round((args.max_start_epoch - first) * min(1.0, it / (args.expansion_end or 1)))
+
+    def push_apart(start, it):
+        """Adds the gradient of what keeps hallucinators from being one and the same, under the weights of an expert."""
+        n = len(synset.hallucinators)
+        seen = torch.randint(synset.num_variants // n, (len(classes),), generator=run.generator(it, "pairs"))
+        seen = seen.to(run.device) * n
+        load_weights(student, start)
+        clips = [synset.render(classes, slots, variants=seen + which)[0] for which in range(n)]
+        features = torch.stack([student.embed(rules.matching(part)) for part in clips])
+        loss = args.hal_diversity * diversity_loss(features)
+        add_gradients(learned, torch.autograd.grad(loss, learned, materialize_grads=True))
 
     # loop
     for it in run.loop(args.Iteration):
         if it in flags.eval_iterations(args):
             learned_lr = syn_lr["lr"].item() if lr_optimizer else None
-            settings = flags.eval_settings(args, run.device, learned_lr)
-            run.evaluate(it, pool, utils.evaluate_synset, data, settings, synset, syn_lr=learned_lr)
+            settings = flags.eval_settings(args, run.device, recipe, learned_lr)
+            run.evaluate(it, pool, utils.evaluate_synset, data, settings, average.of if average else synset, teacher,
+                         syn_lr=learned_lr)
         if it == args.Iteration:
             break
         for tensor in (*learned, syn_lr["lr"]):
             tensor.grad = None
+        if teacher and not synset.learn_labels:
+            teacher.label(synset)
         total = 0
         for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
-            segment = experts.sample(run.seed, index)
+            segment = experts.sample(run.seed, index, reach(it))
             loss, gradients, lr_gradient = mtt_gradient(partial(step_loss, index=index), segment.start, segment.target,
-                                                        args.syn_steps, syn_lr["lr"], learned, args.unroll)
+                                                        args.syn_steps, syn_lr["lr"], learned, args.unroll,
+                                                        args.match)
             add_gradients([*learned, syn_lr["lr"]], [*gradients, lr_gradient], 1 / args.experts_per_step)
             total += loss / args.experts_per_step
+        if args.hal_diversity:
+            push_apart(segment.start, it)
         norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
-        run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"])
-        optimizer.step()
-        if lr_optimizer:
-            lr_optimizer.step()
-            syn_lr["lr"].data.clamp_(min=args.min_lr)
+        skipped = bool(args.max_loss) and float(total) > args.max_loss
+        run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"], **({"skipped": 1} if skipped else {}))
+        if not skipped:
+            optimizer.step()
+            if lr_optimizer:
+                lr_optimizer.step()
+                syn_lr["lr"].data.clamp_(min=args.min_lr)
+        if average:
+            average.update(synset, it)
 
     # finish
     run.finish(data, pool, ipc=synset.num_slots)
+
+
+def check_rules(args, synset):
+    """ValueError for flags that do not belong together."""
+    if bool(args.first_max_start_epoch) != bool(args.expansion_end):
+        raise ValueError("--first_max_start_epoch EPOCH and --expansion_end ITERATION say together how the range of "
+                         "start epochs grows: give both, or neither")
+    if (args.first_max_start_epoch or 0) > args.max_start_epoch:
+        raise ValueError(f"--first_max_start_epoch {args.first_max_start_epoch} is above --max_start_epoch "
+                         f"{args.max_start_epoch}, to which it is to grow: lower it")
+    if args.hal_diversity and len(getattr(synset, "hallucinators", ())) < 2:
+        raise ValueError(f"--hal_diversity {args.hal_diversity:g} pushes several hallucinators apart: give --set s2d "
+                         "--n_hal 2, or more, or leave it out")
+
+
+class Average:
+    """The running mean of a set: of the set before each step, `share` is kept, less in the first steps."""
+
+    def __init__(self, synset, share):
+        self.of, self.share = copy.deepcopy(synset).requires_grad_(False), share
+        self.state_dict, self.load_state_dict = self.of.state_dict, self.of.load_state_dict
+
+    @torch.no_grad()
+    def update(self, synset, iteration):
+        share = min(self.share, (1 + iteration) / (10 + iteration))
+        for mean, value in zip(self.of.parameters(), synset.parameters(), strict=True):
+            mean.lerp_(value, 1 - share)
 
 
 def student_batch(size, batch, step, seed):

@@ -12,6 +12,7 @@ import networks
 import utils
 from distill_utils import args as flags
 from distill_utils.coreset import METHODS
+from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
 from distill_utils.published import FLOATS, plain
 from distill_utils.run import Run
@@ -34,6 +35,7 @@ def main():
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
     synset = SETS[kind].from_args(args, spec)
+    recipe = flags.recipe_of(args, synset.label_kind)
     sources = [bool(args.train_epochs), bool(args.pretrained_path), args.random_features]
     if args.method != "random" and sum(sources) != 1:
         parser.error(f"--method {args.method} needs features: give one of --train_epochs N, --pretrained_path FILE and "
@@ -44,18 +46,19 @@ def main():
     weights = read_weights(args.pretrained_path, args.model, spec) if args.pretrained_path else None
 
     # run, data
-    run = Run(parser, args, method_name(args.method, kind), flags.run_name(args, synset))
+    run = Run(parser, args, method_name(args.method, kind), flags.run_name(args, synset), recipe=recipe)
     data = utils.get_dataset(**flags.data_settings(args))
+    teacher = flags.teacher_of(args, data, run.device)
     data.train.check_count(synset.clips_needed)
-    settings = flags.eval_settings(args, run.device)
-    run.resume(data)
+    settings = flags.eval_settings(args, run.device, recipe)
+    run.resume(data, teacher=teacher)
 
     # selection
     n = synset.clips_needed
     if args.method == "random":     # the clips that pixels and static + dynamic sets of the same seed start from
         real = data.train.random_clips(n, make_generator(run.derive("start")))
     else:
-        network = feature_network(args, run, data, settings, weights)
+        network = feature_network(args, run, data, weights)
         features = embed_all(network, data.train, args.batch_train, utils.PROTOCOLS[args.protocol], run.device)
         chosen = []
         for k in range(spec.num_classes):
@@ -65,7 +68,7 @@ def main():
     synset.encode(real)
 
     # evaluation
-    run.evaluate(0, pool, utils.evaluate_synset, data, settings, synset)
+    run.evaluate(0, pool, utils.evaluate_synset, data, settings, synset, teacher)
     run.finish(data, pool, ipc=synset.num_slots)
 
 
@@ -86,12 +89,13 @@ def read_weights(path, model, spec, flag="--pretrained_path ", way_out="give the
                          f"{way_out}") from None
 
 
-def feature_network(args, run, data, settings, weights):
+def feature_network(args, run, data, weights):
     """The network whose embeddings the selection sees. One trained here is saved in the run's folder."""
     saved = run.folder / "network.safetensors"
     if args.train_epochs and not saved.is_file():
+        recipe = RECIPES["class"]._replace(epochs=args.train_epochs, lr=flags.class_rate(args))
         network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
-                                      **settings | {"epochs": args.train_epochs})
+                                      **flags.eval_settings(args, run.device, recipe))
         save_tensors(saved, getattr(network, "module", network).state_dict())
         return network
     with run.seeded("features"):

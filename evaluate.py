@@ -10,7 +10,7 @@ from pathlib import Path
 
 import utils
 from distill_utils import args as flags
-from distill_utils.dataset import dataset_label
+from distill_utils.labels import check_recipe
 from distill_utils.run import Run
 from distill_utils.storage import storage_bytes
 from distill_utils.synset import check_classes, fit, is_ours, load_published, load_synset
@@ -54,16 +54,18 @@ def main():
     else:
         header, again, method, source = {}, False, "full", "all"
     check_rate(parser, args, header)
+    kind = synset.label_kind if args.synset else "class"
+    recipe = flags.recipe_of(args, kind, header.get("recipe") and check_recipe(header["recipe"]))
 
     # run, data
-    run = Run(parser, args, method, f"{method}_{source}_{dataset_label(args.dataset)}_{pool[0]}_seed{args.seed}",
-              folder="score" if again else None)      # so that no score can replace the set it scores
+    run = Run(parser, args, method, f"{method}_{source}_{flags.data_label(args)}_{pool[0]}_seed{args.seed}",
+              folder="score" if again else None, recipe=recipe)      # so that no score can replace the set it scores
     data = utils.get_dataset(**flags.data_settings(args))
     run.resume(data)
 
     # evaluation
     train_on = fit(synset, spec).to(run.device) if args.synset else data.train
-    settings = flags.eval_settings(args, run.device, header.get("syn_lr"))
+    settings = flags.eval_settings(args, run.device, recipe, header.get("syn_lr"))
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
     if args.synset:     # scored as its file holds it: the same seed gives what its run reported
         run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again and ours,
@@ -90,7 +92,7 @@ def check_flags(parser, args, ours):
 
 def check_rate(parser, args, header):
     learned = header.get("syn_lr") is not None and utils.PROTOCOLS[args.protocol].learned_rate
-    if learned and args.lr_net != parser.get_default("lr_net"):
+    if learned and args.lr_net is not None:
         parser.error(f"--lr_net {args.lr_net} changes nothing: --protocol {args.protocol} trains networks at the rate "
                      f"that was learned with the set, {header['syn_lr']:g}")
 

@@ -79,7 +79,7 @@ def read(file):
 def group(result):
     """What a table is of. It is headed by the first: data set, what was chosen of it, and protocol."""
     chosen = {"classes": "classes {}", "split_file": "split file {}", "split": "split {}", "frames": "{} frames",
-              "im_size": "{} pixels"}
+              "im_size": "{} pixels", "holdout": "tested on {:.0%} held back of the training clips"}
     chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
     heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
     return heading

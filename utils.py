@@ -14,9 +14,11 @@ from distill_utils import images
 from distill_utils.clips import Clips, cache_folder, cached_frames
 from distill_utils.dataset import DATASETS, Spec, get_spec, read_folders  # noqa: F401 (handed on)
 from distill_utils.device import in_precision
+from distill_utils.labels import Recipe, label_loss, make_optimiser, rate_factor
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS, per_batch, per_sample  # noqa: F401 (handed on)
 from distill_utils.seeds import derive_seed, make_generator, seeded
+from distill_utils.splits import held_back
 from distill_utils.synset import all_pairs, fit
 from networks import NETWORKS, POOLS, check_network, get_eval_pool  # noqa: F401 (handed on)
 
@@ -28,24 +30,29 @@ class Data(NamedTuple):
 
 
 def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, preload=False, num_workers=0, view=None,
-                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None, protocol="standard"):
+                split=None, skip_missing=False, clips_on="auto", split_file=None, classes=None, protocol="standard",
+                holdout=None):
     """The training and test clips of a data set, from the cache, which is made if it is not there.
 
     frames, im_size, view, split (which of the official ones), split_file, classes: as `get_spec` takes them.
     skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips. protocol: of the
-    run, which is told where the published one trained on other clips.
+    run, which is told where the published one trained on other clips. holdout: this share of the training clips takes
+    the place of the test clips, which are not read.
     """
     spec = get_spec(name, frames, im_size, view, split, split_file, classes)
     if spec.make:
         spec.make(data_path)
     cache_path = cache_folder(data_path, cache_path)
     if spec.folder in images.READERS:
-        splits = [Clips(*images.read(spec, data_path, split_name, cache_path, num_workers, preload), clips_on)
-                  for split_name in ("train", "test")]
+        found = [images.read(spec, data_path, split_name, cache_path, num_workers, preload)
+                 for split_name in ("train", "test")]
+        here = tuple(len(split.labels) for split, _ in found)
     else:
-        splits = [Clips(folder, cached_frames(folder, cache_path, num_workers, preload), clips_on)
-                  for folder in read_folders(spec, data_path, bool(skip_missing))]
-    official, here = (spec.clips or {}).get(spec.fold), (len(splits[0]), len(splits[1]))
+        folders = read_folders(spec, data_path, bool(skip_missing))
+        here = tuple(len(folder.labels) for folder in folders)
+        found = [(folder, cached_frames(folder, cache_path, num_workers, preload))
+                 for folder in (folders[:1] if holdout else folders)]
+    official = (spec.clips or {}).get(spec.fold)
     if official and here != official:
         print(f"note: {name} has {here[0]} training and {here[1]} test clips here; the official split "
               f"has {official[0]} and {official[1]}", file=sys.stderr)
@@ -54,6 +61,10 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
         print(f"note: {name} has the {here[0]} training clips of the official split here; the published numbers, as "
               f"--protocol {protocol} means to give them, were made with {published}: {command} writes that split",
               file=sys.stderr)
+    splits = [Clips(split, frames, clips_on) for split, frames in found]
+    if holdout:
+        held = held_back(splits[0].names, splits[0].labels.numpy(), holdout, spec.classes)
+        splits = [splits[0].part(~held, "train"), splits[0].part(held, "held-back")]
     return Data(spec, *splits)
 
 
@@ -85,19 +96,18 @@ def make_optimizer(optim, rates, synset, momentum=0.0):
     return torch.optim.Adam(groups) if optim == "adam" else torch.optim.SGD(groups, momentum=momentum)
 
 
-def make_step(network, optimizer, dtype=torch.float32):
-    """step(inputs, targets): one of cross-entropy. targets: class numbers (B,) or rows (B, K) that sum to 1. It returns
-    how many the network had right (where the target is highest), a tensor."""
-    forward = in_precision(network, dtype)
+def make_step(network, optimizer, dtype=torch.float32, loss_of=None):
+    """step(inputs, targets, classes): one of a loss of `label_loss`, or of cross-entropy with the classes. It returns
+    how many classes the network had right, a tensor."""
+    forward, loss_of = in_precision(network, dtype), loss_of or label_loss()
 
-    def step(inputs, targets):
+    def step(inputs, targets, classes):
         logits = forward(inputs)
-        loss = F.cross_entropy(logits, targets)
+        loss = loss_of(logits, targets, classes)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        labels = targets if targets.dim() == 1 else targets.argmax(1)
-        return (logits.detach().argmax(1) == labels).sum()
+        return (logits.detach().argmax(1) == classes).sum()
 
     return step
 
@@ -111,77 +121,78 @@ class GraphedStep:
     def __init__(self, step, optimizer):
         self.step, self.optimizer, self.seen, self.graphs = step, optimizer, Counter(), {}
 
-    def __call__(self, inputs, targets):
+    def __call__(self, *batch):
+        inputs = batch[0]
         self.seen[inputs.shape] += 1
         if self.seen[inputs.shape] <= self.WARM_UP:
-            return self.step(inputs, targets)
+            return self.step(*batch)
         key = inputs.shape, self.optimizer.param_groups[0]["lr"]
         if key not in self.graphs:
             # each has memory of its own: those of another rate are not needed any more
             self.graphs = {other: graph for other, graph in self.graphs.items() if other[1] == key[1]}
             self.optimizer.zero_grad(set_to_none=True)      # gradients of a graph live in memory of its own
-            self.graphs[key] = self.capture(inputs.clone(), targets.clone())
-        replay, static_inputs, static_targets, hits = self.graphs[key]
-        static_inputs.copy_(inputs)
-        static_targets.copy_(targets)
+            self.graphs[key] = self.capture(*(tensor.clone() for tensor in batch))
+        replay, static, hits = self.graphs[key]
+        for mine, given in zip(static, batch, strict=True):
+            mine.copy_(given)
         replay()
         return hits.clone()
 
-    def capture(self, inputs, targets):
-        """Nothing is computed yet: (call that computes a step on what the two tensors hold, them, its result)."""
+    def capture(self, *batch):
+        """Nothing is computed yet: (call that computes a step on what these tensors hold, them, its result)."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            hits = self.step(inputs, targets)
-        return graph.replay, inputs, targets, hits
+            hits = self.step(*batch)
+        return graph.replay, batch, hits
 
 
 def train_epoch(network, batches, step):
-    """One pass of a step of `make_step` over (inputs, targets) pairs. Returns its top-1 accuracy, a tensor."""
+    """One pass of a step of `make_step` over (inputs, targets, classes). Returns its top-1 accuracy, a tensor."""
     network.train()
     hits, count = 0, 0
-    for inputs, targets in batches:
-        hits, count = hits + step(inputs, targets), count + len(targets)
+    for batch in batches:
+        hits, count = hits + step(*batch), count + len(batch[0])
     return hits / count
 
 
 def train_batches(train_on, batch_size, generator, device, standardise=lambda x: x, dsa=None):
-    """One epoch of (inputs, targets) as a network sees them: every clip once, in random order, augmented and
+    """One epoch of (inputs, targets, classes) as a network sees them: every clip once, in random order, augmented and
     standardised. From real clips, or from a synthetic set: what it renders, without a graph."""
     real = isinstance(train_on, Clips)
     if real:
-        labels = train_on.labels.to(device, non_blocking=True)
+        classes = train_on.labels.to(device, non_blocking=True)
     else:
-        labels, slots = all_pairs(train_on, device)
-    for batch in torch.randperm(len(labels), generator=generator).split(batch_size):
+        classes, slots = all_pairs(train_on, device)
+    for batch in torch.randperm(len(classes), generator=generator).split(batch_size):
         there = batch.to(device, non_blocking=True)
         if real:
-            clips, targets = train_on.get(batch, generator, device), labels[there]
+            clips, targets = train_on.get(batch, generator, device), classes[there]
         else:
             with torch.no_grad():
-                clips, targets = train_on.render(labels[there], slots[there], generator)
+                clips, targets = train_on.render(classes[there], slots[there], generator)
         if dsa:
             clips = dsa.apply(clips, dsa.draw(generator, len(clips)))
-        yield standardise(clips), targets
+        yield standardise(clips), targets, classes[there]
 
 
-def train_network(train_on, spec, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                  device="cpu", dist=False, dsa=None, dtype=torch.float32, graphs=False, desc=None):
-    """A fresh network trained on a synthetic set or on real clips: SGD with momentum 0.9 and weight decay 5e-4, the
-    rate cut tenfold half-way. Everything random comes from the seed. graphs: its steps as CUDA graphs, on one CUDA
+def train_network(train_on, spec, network, *, batch_size=256, protocol="standard", seed=0, device="cpu", dist=False,
+                  dsa=None, dtype=torch.float32, graphs=False, desc=None, **recipe):
+    """A fresh network trained on a synthetic set or on real clips. recipe: fields of a Recipe, where they are others
+    than those of class labels. Everything random comes from the seed. graphs: its steps as CUDA graphs, on one CUDA
     device. Returns the network."""
-    rules = PROTOCOLS[protocol]
+    rules, recipe = PROTOCOLS[protocol], Recipe(**recipe)
+    kind = "class" if isinstance(train_on, Clips) else train_on.label_kind
     generator = make_generator(seed, "training")
     with seeded(derive_seed(seed, "network"), device):      # weights, then dropout
         net = get_network(network, spec, device, dist)
-        optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-        step = make_step(net, optimizer, dtype)
+        optimizer = make_optimiser(net.parameters(), recipe.optim, recipe.lr, recipe.weight_decay)
+        step = make_step(net, optimizer, dtype, label_loss(recipe.loss, kind, recipe.temperature))
         if graphs:
             step = GraphedStep(step, optimizer)
-        for epoch in progress(range(epochs + rules.extra_epochs), desc=desc or network, unit="epoch", leave=False,
-                              disable=None):
+        epochs, cut = recipe.epochs + rules.extra_epochs, rules.cut_after(recipe.epochs)
+        for epoch in progress(range(epochs), desc=desc or network, unit="epoch", leave=False, disable=None):
+            optimizer.param_groups[0]["lr"] = recipe.lr * rate_factor(recipe.schedule, epoch, epochs, cut)
             train_epoch(net, train_batches(train_on, batch_size, generator, device, rules.evaluation, dsa), step)
-            if epoch == rules.cut_after(epochs):
-                optimizer.param_groups[0]["lr"] *= 0.1
     return net
 
 
@@ -221,12 +232,13 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
     return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
 
 
-def evaluate_synset(train_on, data, network, *, epochs=500, lr=0.01, batch_size=256, protocol="standard", seed=0,
-                    device="cpu", dist=False, dsa=None, dtype=torch.float32, graphs=False):
+def evaluate_synset(train_on, data, network, *, batch_size=256, protocol="standard", seed=0, device="cpu", dist=False,
+                    dsa=None, dtype=torch.float32, graphs=False, **recipe):
     """Trains a fresh network on a synthetic set or on the real training clips (`data.train`), tests it on the real test
-    clips and returns an EvalResult, always. Nothing global is touched: calling it more often changes nothing else."""
+    clips and returns an EvalResult, always. recipe: fields of a Recipe, where they are others than those of class
+    labels. Nothing global is touched: calling it more often changes nothing else."""
     if not isinstance(train_on, Clips):
         train_on = fit(train_on, data.spec)
-    net = train_network(train_on, data.spec, network, epochs=epochs, lr=lr, batch_size=batch_size, protocol=protocol,
-                        seed=seed, device=device, dist=dist, dsa=dsa, dtype=dtype, graphs=graphs)
+    net = train_network(train_on, data.spec, network, batch_size=batch_size, protocol=protocol, seed=seed,
+                        device=device, dist=dist, dsa=dsa, dtype=dtype, graphs=graphs, **recipe)
     return evaluate(net, data.test, batch_size, protocol, device, seed, dtype=dtype)

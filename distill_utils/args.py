@@ -13,12 +13,14 @@ from distill_utils import augment
 from distill_utils.clips import LOCATIONS
 from distill_utils.dataset import DATA, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, check_memory, keep_memory, resolve_device, resolve_precision
-from distill_utils.matching import UNROLLS
+from distill_utils.labels import KINDS, LOSSES, OPTIMISERS, RATES, RECIPES, SCHEDULES, Recipe, Teacher, label_loss
+from distill_utils.matching import MATCHES, UNROLLS
 from distill_utils.progress import keep_streams
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.published import VALUES, labels_beside
 from distill_utils.storage import STORES
-from networks import check_network, get_eval_pool
+from distill_utils.trajectories import Experts, expert_folder, holds_experts
+from networks import check_network, get_eval_pool, lookup
 
 # that end a job, where the system has them: Ctrl-C, kill and time-outs, a closed terminal, sbatch --signal
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -95,6 +97,12 @@ def above_zero(text):
     return rate(text)
 
 
+def share(text):
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
+    return float(text)
+
+
 # ---- groups of flags ----------------------------------------------------------------------------------------------
 
 def script_parser(description, model="ConvNet3D"):
@@ -106,12 +114,14 @@ def script_parser(description, model="ConvNet3D"):
     return parser
 
 
-def set_parser(description, sets, only=None, default="pixels", sgd=None, trained=True):
+def set_parser(description, sets, only=None, default="pixels", sgd=None, trained=True, labels=("class", "teacher"),
+               kinds_of_labels=("logits", "probabilities")):
     """(parser, name of the set) of a script that makes a set: the flags of all scripts, and those of the set that --set
     names on the command line, a row of `sets`.
 
     only: the one set that a script takes. sgd: SGD's learning rates of the set where the loss was published with others
-    than the set's own defaults. trained=False: for a selection, which trains nothing.
+    than the set's own defaults. trained=False: for a selection, which trains nothing. labels, kinds_of_labels: what
+    --labels and --label_kind take, the default first.
     """
     kinds, default = ((only,), only) if only else (tuple(sets), default)
     first = Parser(add_help=False)      # the other flags depend on this one
@@ -123,9 +133,11 @@ def set_parser(description, sets, only=None, default="pixels", sgd=None, trained
                        + "; ".join(f"{name}: {sets[name].title}" for name in kinds) + ". Each has flags of its own: "
                        "--set NAME --help shows them")
     sets[kind].add_args(parser, trained)
+    add_label_args(parser, labels, kinds_of_labels)
     if trained:
         group = parser.add_argument_group("learning rates of the set")
-        for name, (what, sgd_default, adam_default) in sets[kind].rates.items():
+        rates = {**sets[kind].rates, **(RATES if "learned" in labels else {})}
+        for name, (what, sgd_default, adam_default) in rates.items():
             group.add_argument(f"--{name}", type=rate, help=f"learning rate of {what}; if not given, "
                                f"{(sgd or {}).get(name, sgd_default):g} with SGD and {adam_default:g} with Adam")
     for name in () if only else sets:
@@ -134,6 +146,25 @@ def set_parser(description, sets, only=None, default="pixels", sgd=None, trained
         parser.flags_of_others |= {flag: name for action in other._actions for flag in action.option_strings}
         parser.flags_of_others |= {f"--{flag}": name for flag in sets[name].rates}
     return parser, kind
+
+
+def add_label_args(parser, labels, kinds):
+    group = parser.add_argument_group("labels of the set")
+    meanings = {"class": "the number of its class", "teacher": "what experts of buffer.py predict for it, as it is "
+                "stored", "learned": "a row that is learned with the set"}
+    group.add_argument("--labels", choices=labels, default=labels[0], help="what each clip tells a network. "
+                       + "; ".join(f"{name}: {meanings[name]}" for name in labels))
+    group.add_argument("--teacher", type=positive, metavar="N", help="the teacher is the mean of so many experts of "
+                       "--model, at their last kept epoch; 5 if not given" + (
+                           ", and labels that are learned then start from the classes" if "learned" in labels else ""))
+    group.add_argument("--label_kind", choices=kinds, default=kinds[0], help="what the numbers of a teacher's or "
+                       "learned labels are: " + "; ".join(f"{kind}: {KINDS[kind]}" for kind in kinds))
+    add_buffer_arg(group)
+
+
+def add_buffer_arg(group):
+    may_change(group.add_argument("--buffer_path", default="buffers",
+                                  help="folder of the experts, or the folder that has them in <dataset>/<model>"))
 
 
 def add_run_args(parser):
@@ -171,6 +202,10 @@ def add_data_args(parser, named=True):
                                   "test), in place of the data set's own"))
     may_change(group.add_argument("--classes", help="use these classes alone, separated by commas, such as "
                                   "Archery,Bowling (a name that has a comma in quotes); if not given, all"))
+    if named:
+        group.add_argument("--holdout", type=share, metavar="SHARE", help="hold back this share of each class's "
+                           "training clips, such as 0.2: nothing is trained on them, networks are tested on them, and "
+                           "the test clips are not looked at. For choosing settings")
     # None and not False: runs and experts from before this flag go on
     group.add_argument("--skip_missing", action="store_true", default=None,
                        help="train without the clips that are not there, or not whole, and say how many")
@@ -188,9 +223,6 @@ def add_eval_args(parser, model="ConvNet3D"):
     group.add_argument("--eval_mode", default="SS", help="networks that score the set: SS and S the same network (S: "
                        "without batch norm), M several architectures, W D A P N B the ablations of DC")
     group.add_argument("--num_eval", type=positive, default=5, help="networks trained for each evaluation")
-    group.add_argument("--epoch_eval_train", type=positive, default=500,
-                       help="epochs that each of them is trained on the set")
-    group.add_argument("--lr_net", type=rate, default=0.01, help="learning rate of these networks, and of DC's")
     group.add_argument("--batch_train", type=positive, default=256, help="batch size of their training, and of "
                        "the training of DC's and a selection's networks")
     add_protocol_args(group)
@@ -198,6 +230,20 @@ def add_eval_args(parser, model="ConvNet3D"):
                                   "faster where a set and a network are so small that a GPU waits for its launches "
                                   "(not yet run on a GPU)"))
     group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
+    group = parser.add_argument_group(
+        "recipe by which these networks are trained", "What is not given is as the labels of the set need it: as its "
+        "file says or, of class labels, SGD at 0.01, weight decay 5e-4, 500 epochs, the rate cut half-way "
+        "(docs/results.md)")
+    group.add_argument("--epoch_eval_train", type=positive, help="epochs")
+    group.add_argument("--lr_net", type=rate, help="learning rate, also of DC's networks")
+    group.add_argument("--loss", choices=tuple(LOSSES), help="loss on the labels, also where they are seen while a set "
+                       "is trained (DC, MTT): cross-entropy; KL divergence; mean squared error; or this + 0.1 "
+                       "cross-entropy of the true class")
+    group.add_argument("--temperature", type=above_zero, help="of --loss kl; 1 if nothing says another")
+    group.add_argument("--optim_net", choices=OPTIMISERS, help="optimizer; sgd has momentum 0.9")
+    group.add_argument("--wd_net", type=rate, help="weight decay")
+    group.add_argument("--schedule", choices=SCHEDULES, help="of the learning rate: step: cut tenfold half-way; "
+                       "constant; cosine: half a cosine down, after a warm-up")
     add_dsa_args(parser)
 
 
@@ -239,17 +285,15 @@ def add_distill_args(parser, iterations, momentum):
     group.add_argument("--momentum", type=rate, default=momentum, help="momentum of SGD")
 
 
-def add_real_args(parser):
+def add_real_args(parser, default=64, what="of each class"):
     group = parser.add_argument_group("real samples")
-    group.add_argument("--batch_real", type=positive, default=64, help="real samples of each class in an iteration")
+    group.add_argument("--batch_real", type=positive, default=default, help=f"real samples {what} in an iteration")
     return group
 
 
 def add_trajectory_args(parser):
     """Of both sides, experts and students: which part of a trajectory is matched."""
     group = parser.add_argument_group("trajectories")
-    may_change(group.add_argument("--buffer_path", default="buffers",
-                                  help="folder of the experts, or the folder that has them in <dataset>/<model>"))
     group.add_argument("--max_start_epoch", type=positive, default=10,
                        help="a student starts with the weights that an expert had after some epoch below this")
     group.add_argument("--expert_epochs", type=positive, default=1,
@@ -273,6 +317,17 @@ def add_mtt_args(parser, lr_momentum):
     group.add_argument("--min_lr", type=rate, default=1e-3, help="the students' learning rate stays at least this")
     group.add_argument("--grad_clip", type=above_zero,
                        help="largest norm of the gradient of the set; a larger one is scaled down to it")
+    group.add_argument("--max_loss", type=above_zero, help="a step whose loss is larger changes nothing (DATM: 1.0)")
+    group.add_argument("--first_max_start_epoch", type=positive, help="at first students begin at epochs below this, "
+                       "and the bound grows steadily to --max_start_epoch (DATM)")
+    group.add_argument("--expansion_end", type=positive, help="iteration at which it is there")
+    group.add_argument("--match", choices=MATCHES, default="last", help="which of a student's steps is compared with "
+                       "the expert: the last, or the nearest to it (ATT)")
+    group.add_argument("--ema", type=share, help="what is scored and saved is the running mean of the set, of which a "
+                       "step keeps this share, such as 0.99")
+    group.add_argument("--hal_diversity", type=rate, default=0.0, help="pushes what several hallucinators (--n_hal) "
+                       "make of the same images and memories apart: weight of the cosine of their features "
+                       "(HaBa: 0.1)")
     group.add_argument("--unroll", choices=UNROLLS, default="adjoint",
                        help="how the gradient through a student's steps is computed. Both are exact; adjoint keeps the "
                        "graph of one step in memory, full those of all steps")
@@ -323,9 +378,40 @@ def input_digests(args):
     return {flag: file_digest(file) for flag, file in files.items()}
 
 
+def find_experts(args, spec, max_start_epoch=0, expert_epochs=0):
+    """The Experts of --buffer_path for the data and the network of a run, with the epochs that trajectories need."""
+    folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
+    if not holds_experts(folder):
+        folder = expert_folder(folder, data_label(args), args.model)
+    with torch.device("meta"):      # shapes alone
+        network = lookup(args.model)(spec)
+    return Experts(folder, network, max_start_epoch, expert_epochs, model=args.model, frames=spec.frames,
+                   im_size=spec.size, protocol=args.protocol, split=args.split, **data_identity(args))
+
+
+def teacher_of(args, data, device):
+    """The Teacher that a script's arguments ask for, of the same training clips; None where they ask for none."""
+    if args.labels == "class" and args.teacher:
+        raise ValueError(f"--teacher {args.teacher} changes nothing with --labels class: give --labels teacher, or "
+                         "leave it out")
+    if args.labels == "class" or (args.labels == "learned" and not args.teacher):
+        return None
+    if args.labels == "learned" and args.label_kind == "probabilities":
+        raise ValueError("--labels learned needs labels that may be any numbers, and not --label_kind probabilities")
+    experts = find_experts(args, data.spec)
+    experts.check_clips(data.train.identity(), args.dataset)
+    return Teacher(experts, args.teacher or 5, lambda: lookup(args.model)(data.spec).to(device),
+                   PROTOCOLS[args.protocol].evaluation)
+
+
 def file_digest(file):
     """Of the content of a file, wherever it lies; None of none."""
     return file and hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def data_label(args):
+    """What runs, folders of experts and tables call the clips of a run."""
+    return dataset_label(args.dataset) + (f"_holdout{args.holdout:g}" if args.holdout else "")
 
 
 def data_settings(args):
@@ -333,14 +419,44 @@ def data_settings(args):
     return {"name": args.dataset, "data_path": args.data_path, "cache_path": args.cache_path, "frames": args.frames,
             "im_size": args.im_size, "split": args.split, "split_file": args.split_file, "classes": args.classes,
             "preload": args.preload, "num_workers": args.num_workers, "skip_missing": args.skip_missing,
-            "clips_on": args.clips_on, "protocol": args.protocol}
+            "clips_on": args.clips_on, "protocol": args.protocol, "holdout": args.holdout}
 
 
-def eval_settings(args, device, syn_lr=None):
+# field of a Recipe -> the flag that overrides it
+RECIPE_FLAGS = {"loss": "loss", "temperature": "temperature", "optim": "optim_net", "lr": "lr_net",
+                "weight_decay": "wd_net", "epochs": "epoch_eval_train", "schedule": "schedule"}
+
+
+def recipe_flags(recipe):
+    """A Recipe by the names of its flags."""
+    return {RECIPE_FLAGS[field]: value for field, value in recipe._asdict().items()}
+
+
+def class_rate(args):
+    """The learning rate of networks that are trained on class labels for other ends than a score."""
+    return RECIPES["class"].lr if args.lr_net is None else args.lr_net
+
+
+def recipe_of(args, kind="class", base=None):
+    """The Recipe by which networks are trained on labels of a kind: base (such as that of a set's file), or the usual
+    one of the kind, and what flags say. ValueError where it makes no sense."""
+    given = {field: vars(args)[flag] for field, flag in RECIPE_FLAGS.items() if vars(args)[flag] is not None}
+    recipe = Recipe(**{**(base or RECIPES[kind])._asdict(), **given})
+    label_loss(recipe.loss, kind)
+    if "temperature" in given and recipe.loss != "kl":
+        raise ValueError(f"--temperature {args.temperature:g} is of --loss kl, and the loss is {recipe.loss}: leave it "
+                         "out")
+    if args.cuda_graphs and (recipe.optim != "sgd" or recipe.schedule == "cosine"):
+        raise ValueError(f"--cuda_graphs is for --optim_net sgd and a rate that seldom changes, and networks are "
+                         f"trained by {recipe.optim}, schedule {recipe.schedule}: leave it out")
+    return recipe
+
+
+def eval_settings(args, device, recipe, syn_lr=None):
     """What `evaluate_synset` takes of a script's arguments. syn_lr: the rate that was learned with the set, which some
     protocols train networks at."""
     learned = syn_lr is not None and PROTOCOLS[args.protocol].learned_rate
-    return {"epochs": args.epoch_eval_train, "lr": syn_lr if learned else args.lr_net, "batch_size": args.batch_train,
+    return {**recipe._asdict(), **({"lr": syn_lr} if learned else {}), "batch_size": args.batch_train,
             "protocol": args.protocol, "device": device, "dist": True, "dsa": dsa_of(args),
             "dtype": resolve_precision(args.precision, device), "graphs": args.cuda_graphs}
 
@@ -354,12 +470,16 @@ def eval_iterations(args):
 def set_rates(args, synset, sgd=None):
     """(optimizer, {name: learning rate}) of a set. Rate 0 leaves tensors as they are, as those that the set keeps
     frozen. sgd: as in `set_parser`. ValueError if nothing would be trained."""
-    given = {name: getattr(args, name) for name in synset.rates if getattr(args, name) is not None}
+    if vars(args).get("lr_labels") is not None and not synset.learn_labels:
+        raise ValueError(f"--lr_labels {args.lr_labels:g} is of --labels learned, and they are {args.labels}: leave it "
+                         "out")
+    all_rates = {**synset.rates, **(RATES if synset.learn_labels else {})}
+    given = {name: getattr(args, name) for name in all_rates if getattr(args, name) is not None}
     optim = args.optim or ("sgd" if given else "adam")
     if optim == "sgd":
-        rates = {name: (sgd or {}).get(name, default) for name, (_, default, _) in synset.rates.items()}
+        rates = {name: (sgd or {}).get(name, default) for name, (_, default, _) in all_rates.items()}
     else:
-        rates = {name: default for name, (_, _, default) in synset.rates.items()}
+        rates = {name: default for name, (_, _, default) in all_rates.items()}
     frozen = [name for name, tensors in synset.groups().items() if not tensors]
     rates |= given | dict.fromkeys(frozen, 0.0)
     if not any(rates.values()):
@@ -369,7 +489,8 @@ def set_rates(args, synset, sgd=None):
 
 def run_name(args, synset):
     """What a run is called where --name does not say it."""
-    return f"{dataset_label(args.dataset)}_{args.model}_{synset.clips_flag}{synset.num_slots}_seed{args.seed}"
+    labels = "" if args.labels == "class" else f"_{args.labels}"
+    return f"{data_label(args)}_{args.model}_{synset.clips_flag}{synset.num_slots}{labels}_seed{args.seed}"
 
 
 # ---- scripts ------------------------------------------------------------------------------------------------------

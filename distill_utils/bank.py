@@ -36,10 +36,11 @@ class SampledMeans:
     def network_seed(self, iteration):
         return derive_seed(self.seed, iteration, "network")
 
-    def means(self, iteration, classes, embed, generator, device):
-        """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network."""
+    def means(self, iteration, classes, embed, generator, device, of=class_means):
+        """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network. of:
+        `embed_classes` gives the embeddings themselves (len(classes), per_class, D)."""
         with torch.no_grad():
-            return class_means(embed, self.sampler.sample(classes, self.per_class, generator, device))
+            return of(embed, self.sampler.sample(classes, self.per_class, generator, device))
 
 
 class Bank:

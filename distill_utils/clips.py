@@ -327,7 +327,7 @@ class Clips:
     def __init__(self, dataset, frames, location="auto"):
         self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
-        self.frames, self.location, self.on_device = frames, location, None
+        self.frames, self.location, self.on_device = frames, location, {}
         self.counts = dataset.counts
         self.first = np.cumsum(self.counts) - self.counts
         # of a cache on disk; what was read into memory otherwise is as it was read
@@ -346,15 +346,16 @@ class Clips:
         their names, their labels with the classes, the content of their frame files, and how they are seen. (Not of
         pixels, which another decoder gives a little differently.)"""
         spec = self.spec
+        own = self._own_frames()
         about = {"names": self.names, "labels": (self.labels.tolist(), spec.classes),
-                 "stored": (self.stored.tolist(), self.counts.tolist()),
+                 "stored": (self.stored[own].tolist(), self.counts.tolist()),
                  "view": (spec.view, spec.frames, spec.stride, spec.size, spec.flip, spec.mean, spec.std)}
         return {"split": self.split, "count": len(self), **{
             key: hashlib.sha256(f"{value}".encode()).hexdigest()[:16] for key, value in about.items()}}
 
     def content(self):
         """A digest of all that a sample depends on, every pixel included."""
-        return hashlib.sha256(f"{self.identity()}".encode() + self.sums.tobytes()).hexdigest()
+        return hashlib.sha256(f"{self.identity()}".encode() + self.sums[self._own_frames()].tobytes()).hexdigest()
 
     def _compare(self, frame_indices):
         """Compares the check sums of frames that were not read before. DataError, without the cache, where one differs:
@@ -371,6 +372,19 @@ class Clips:
                 raise DataError(f"{self.cache} was damaged: frame {i} in it is not what was written. It was removed: "
                                 "run the same command again (with --resume), which makes it anew")
         self.unread[new] = False
+
+    def _own_frames(self):
+        """Indices of the frames that these clips are made of, clip by clip: all, but of a part."""
+        before = np.cumsum(self.counts) - self.counts
+        return np.repeat(self.first - before, self.counts) + np.arange(self.counts.sum())
+
+    def part(self, chosen, split):
+        """Some of the clips, by a mask (N,) or indices; frames and cache are shared. split: what they are called."""
+        part = copy(self)
+        part.split, part.labels = split, self.labels[torch.from_numpy(chosen)]
+        part.names = [str(name) for name in np.array(self.names, dtype=object)[chosen]]
+        part.first, part.counts = self.first[chosen], self.counts[chosen]
+        return part
 
     def single_frames(self):
         """The same clips, of which a sample is one frame (C, H, W)."""
@@ -423,10 +437,12 @@ class Clips:
         """All frames on the device, brought there once; None where they stay on the host."""
         if device.type == "cpu":
             return None
+        if device in self.on_device:
+            return self.on_device[device]
         if self.location == "auto":
             free, _ = torch.cuda.mem_get_info(device)
             self.location = "device" if self.frames.nbytes <= free / 3 else "host"
-        if self.location == "device" and self.on_device is None:        # a run has one device
+        if self.location == "device":
             on_device = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
             chunk = max(1, (64 << 20) // self.frames[0].nbytes)
             with progress(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame",
@@ -436,8 +452,8 @@ class Clips:
                     some = torch.from_numpy(np.array(self.frames[first:first + chunk]))
                     on_device[first:first + len(some)].copy_(some)
                     bar.update(len(some))
-            self.on_device = on_device
-        return self.on_device
+            self.on_device[device] = on_device
+        return self.on_device.get(device)
 
     def get(self, indices, generator=None, device="cpu", segment=(0, 1)):
         """Normalised float samples (B, T, C, H, W) or (B, C, H, W) on the device, in the views of `sample_frames`; the

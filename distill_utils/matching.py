@@ -7,6 +7,8 @@ from torch.func import functional_call
 
 DISTANCES = ("ours", "mse", "cos")
 UNROLLS = ("adjoint", "full")
+KERNELS = ("mean", "gaussian")
+MATCHES = ("last", "nearest")
 
 
 def class_means(embed, clips):
@@ -23,6 +25,36 @@ def dm_loss(embed, real_means, synthetic):
     Zhao and Bilen, "Dataset Condensation with Distribution Matching", arXiv 2110.04181, eq. 4.
     """
     return (class_means(embed, synthetic) - real_means).square().sum()
+
+
+def embed_classes(embed, clips):
+    """Embeddings of the clips of each class: embed (B, ...) -> (B, D), clips (K, N, ...) -> (K, N, D)."""
+    return embed(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+
+def mmd_loss(embed, real, synthetic):
+    """Squared maximum mean discrepancy of unit embeddings, summed over classes: mean k(r, r') + mean k(s, s')
+    - 2 mean k(r, s) with the Gaussian kernel exp(-|a - b|^2 / 2), which of unit vectors is exp(cosine - 1).
+
+    embed: (B, T, C, H, W) -> (B, D). real (K, R, D): `embed_classes` of real clips. synthetic (K, S, T, C, H, W).
+    Returns a scalar. Gretton et al., "A Kernel Two-Sample Test", JMLR 13 (2012), eq. 5; it is twice the loss of NCFM
+    (arXiv 2502.20653) without its root and its learned frequencies.
+    """
+    r, s = (F.normalize(features, dim=-1) for features in (real, embed_classes(embed, synthetic)))
+
+    def mean_kernel(a, b):
+        return (a @ b.mT - 1).exp().mean((1, 2))
+
+    return (mean_kernel(r, r) + mean_kernel(s, s) - 2 * mean_kernel(r, s)).sum()
+
+
+def diversity_loss(features):
+    """Mean cosine of the features of one and the same clip under each two of several hallucinators: features
+    (hallucinators, B, D). HaBa pushes them apart by it: Liu et al., "Dataset Distillation via Factorization", NeurIPS
+    2022, arXiv 2210.16774."""
+    unit = F.normalize(features, dim=-1)
+    first, second = torch.triu_indices(len(unit), len(unit), offset=1)
+    return (unit[first] * unit[second]).sum(-1).mean()
 
 
 def chunked_gradient(loss_of, clips, chunk):
@@ -43,12 +75,52 @@ def chunked_gradient(loss_of, clips, chunk):
     return total
 
 
-def gradients(network, samples, targets, create_graph=False):
-    """Gradients of the cross-entropy with respect to the network's parameters, a tuple of tensors.
+def frepo_loss(synthetic, labels, real, real_labels, reg=1e-6):
+    """Kernel ridge regression from synthetic to real clips in a network's features: its loss, and the labels' margin.
 
-    targets: what a set's `render` gives, class numbers (B,) or rows (B, K) that sum to 1.
+    synthetic (N, D), real (M, D): embeddings; labels (N, K), real_labels (M, K): rows around 0. With K_ss = F_s F_s^T,
+    K_ts = F_t F_s^T and predictions P = K_ts (K_ss + reg trace(K_ss) / N I)^-1 Y_s, the loss is the mean over real
+    clips of 0.5 |P - Y_t|^2, plus the mean over synthetic clips of -min(largest - second largest label, 1 / K). Kernels
+    and the solution are computed in float64: the condition number goes up to N / reg. Returns a scalar.
+    Zhou, Nezhadarya and Ba, "Dataset Distillation using Neural Feature Regression", arXiv 2206.00719, eq. 2 and 3.
     """
-    loss = F.cross_entropy(network(samples), targets)
+    features, targets, real, real_labels = (x.double() for x in (synthetic, labels, real, real_labels))
+    kernel = features @ features.T
+    ridge = reg * kernel.trace() / len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+    predictions = real @ features.T @ torch.linalg.solve(kernel + ridge, targets)
+    regression = 0.5 * (predictions - real_labels).square().sum(1).mean()
+    first, second = targets.topk(2, dim=1).values.T
+    return (regression - (first - second).clamp(max=1 / targets.shape[1]).mean()).float()
+
+
+def frepo_gradient(embed, clips, labels, real, real_labels, reg, chunk):
+    """Backpropagates `frepo_loss` into whatever clips (N, T, C, H, W) and labels (N, K) were rendered from; returns the
+    loss, detached.
+
+    embed: (B, T, C, H, W) -> (B, D), each row of its clip alone. The graph of only `chunk` clips is held at a time: the
+    gradient with respect to the features is taken first, and is then carried on chunk by chunk, which is exact.
+    """
+    if len(clips) <= chunk:
+        loss = frepo_loss(embed(clips), labels, real, real_labels, reg)
+        loss.backward()
+        return loss.detach()
+    leaf = clips.detach().requires_grad_()
+    with torch.no_grad():
+        features = torch.cat([embed(part) for part in leaf.split(chunk)])
+    loss = frepo_loss(features.requires_grad_(), labels, real, real_labels, reg)
+    loss.backward()
+    for part, gradient in zip(leaf.split(chunk), features.grad.split(chunk), strict=True):
+        embed(part).backward(gradient)
+    clips.backward(leaf.grad)
+    return loss.detach()
+
+
+def gradients(network, samples, targets, create_graph=False, loss_of=F.cross_entropy):
+    """Gradients of a loss with respect to the network's parameters, a tuple of tensors.
+
+    targets: what a set's `render` gives, class numbers (B,) or rows (B, K). loss_of(logits (B, K), targets) -> scalar.
+    """
+    loss = loss_of(network(samples), targets)
     return torch.autograd.grad(loss, tuple(network.parameters()), create_graph=create_graph)
 
 
@@ -105,17 +177,17 @@ def _cosine(a, b, eps=1e-6):
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1) + eps)
 
 
-def student_loss(network, theta, clips, targets):
-    """Cross-entropy of `network` with theta in place of its own parameters, differentiable twice in theta and clips.
+def student_loss(network, theta, clips, targets, loss_of=F.cross_entropy):
+    """Loss of `network` with theta in place of its own parameters, differentiable twice in theta, clips and targets.
 
     theta: tuple of tensors in the order of `network.parameters()`, as trajectories are stored. targets: class numbers
-    (B,) or rows (B, K). Returns a scalar.
+    (B,) or rows (B, K). loss_of(logits (B, K), targets) -> scalar, which this returns.
     """
     names = (name for name, _ in network.named_parameters())
-    return F.cross_entropy(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), targets)
+    return loss_of(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), targets)
 
 
-def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint"):
+def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint", match="last"):
     """Trajectory matching: (loss, gradients of the parameters, gradient of lr), all without a graph.
 
     The student takes `steps` SGD steps theta <- theta - lr * grad step_loss(theta, i) from `start`; the loss is
@@ -127,10 +199,14 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     It calls step_loss twice for each i but the last, and both calls must draw the same slots and the same dropout mask.
     "full" keeps the graphs of all steps. Both are exact and agree to rounding error. Raises ValueError where the loss
     is 0 / 0.
-    Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932, eq. 2.
+    match "nearest" takes in place of theta_N the theta_1 ... theta_N with the smallest L1 distance from the target, as
+    ATT does.
+    Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932, eq. 2. ATT: Liu et
+    al., "Dataset Distillation by Automatic Training Trajectories", arXiv 2407.14245.
     """
-    if unroll not in UNROLLS:
-        raise ValueError(f"unknown unroll {unroll!r}: choose one of {', '.join(UNROLLS)}")
+    for name, value, values in (("unroll", unroll, UNROLLS), ("match", match, MATCHES)):
+        if value not in values:
+            raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(values)}")
     start, target = (tuple(tensor.detach() for tensor in tensors) for tensors in (start, target))
     scale = float(_squared_distance(start, target))     # where they are: no waiting for the device of the set
     start, target = (tuple(tensor.to(lr.device, non_blocking=True) for tensor in tensors)
@@ -139,7 +215,7 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
         raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "
                          "target||^2 is 0 / 0: take a target that is later on the trajectory, or another expert")
     walk = _adjoint if unroll == "adjoint" else _full_unroll
-    distance, gradients, lr_gradient = walk(step_loss, start, target, steps, lr.detach(), tuple(parameters))
+    distance, gradients, lr_gradient = walk(step_loss, start, target, steps, lr.detach(), tuple(parameters), match)
     return distance / scale, tuple(gradient / scale for gradient in gradients), lr_gradient / scale
 
 
@@ -155,7 +231,7 @@ def _without_graph(parameters):
             parameter.requires_grad_(True)
 
 
-def _adjoint(step_loss, start, target, steps, lr, parameters):
+def _adjoint(step_loss, start, target, steps, lr, parameters, match):
     """Squared distance of theta_N from target and its gradients; back from adjoint = d distance / d theta_N by
 
         s = <adjoint, grad step_loss(theta_i, i)>,  d/d parameters -= lr ds/d parameters,  d/d lr -= s,
@@ -171,10 +247,14 @@ def _adjoint(step_loss, start, target, steps, lr, parameters):
         with nullcontext() if last else _without_graph(parameters):
             step = torch.autograd.grad(step_loss(trajectory[-1], i), trajectory[-1], create_graph=last)
         theta = tuple(tensor.detach() - lr * change.detach() for tensor, change in zip(theta, step, strict=True))
+    if match == "nearest":
+        ends = [*trajectory[1:], theta]
+        end = _nearest(ends, target)
+        theta, trajectory = tuple(tensor.detach() for tensor in ends[end]), trajectory[:end + 1]
     distance = _squared_distance(theta, target)
     adjoint = tuple(2 * (a - b) for a, b in zip(theta, target, strict=True))
     gradients, lr_gradient = [torch.zeros_like(tensor) for tensor in parameters], torch.zeros_like(lr)
-    for i in reversed(range(steps)):
+    for i in reversed(range(len(trajectory))):
         theta = trajectory.pop()
         if i < steps - 1:
             step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
@@ -187,15 +267,24 @@ def _adjoint(step_loss, start, target, steps, lr, parameters):
     return distance, gradients, lr_gradient
 
 
-def _full_unroll(step_loss, start, target, steps, lr, parameters):
+def _full_unroll(step_loss, start, target, steps, lr, parameters, match):
     """The same by one graph of all steps and one backward pass: what `_adjoint` is tested against."""
-    theta, lr = tuple(tensor.requires_grad_() for tensor in start), lr.requires_grad_()
+    theta, lr, ends = tuple(tensor.requires_grad_() for tensor in start), lr.requires_grad_(), []
     for i in range(steps):
         step = torch.autograd.grad(step_loss(theta, i), theta, create_graph=True)
         theta = tuple(tensor - lr * change for tensor, change in zip(theta, step, strict=True))
+        ends.append(theta)
+    theta = ends[_nearest(ends, target)] if match == "nearest" else theta
     distance = _squared_distance(theta, target)
     *gradients, lr_gradient = torch.autograd.grad(distance, (*parameters, lr), materialize_grads=True)
     return distance.detach(), gradients, lr_gradient
+
+
+@torch.no_grad()
+def _nearest(ends, target):
+    """Which of several weights has the smallest L1 distance from the target."""
+    distances = [sum((a - b).abs().sum() for a, b in zip(theta, target, strict=True)) for theta in ends]
+    return int(torch.stack(distances).argmin())
 
 
 def _squared_distance(theta, target):

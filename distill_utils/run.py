@@ -17,11 +17,12 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
-from distill_utils.args import STOPS, data_identity, input_digests
+from distill_utils.args import STOPS, data_identity, input_digests, recipe_flags
 from distill_utils.clips import change_of, same_clips
 from distill_utils.dataset import DATASETS, check_older, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import is_whole, remove, replacing, try_lock, unfinished, with_sum
+from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
@@ -44,11 +45,11 @@ class Run:
     and one that another process is working on in any case. parser: of the arguments; it knows which of them may change
     when the run goes on. name: where --name says none. folder: name of the folder in place of the method's. Files that
     flags name may move between a run and its continuation, and their content may not change. report_best: as the
-    protocol has it, if not given.
+    protocol has it, if not given. recipe: by which networks are trained on the set.
     """
 
-    def __init__(self, parser, args, method, name, folder=None, report_best=None):
-        self.parser, self.args, self.method = parser, vars(args), method
+    def __init__(self, parser, args, method, name, folder=None, report_best=None, recipe=RECIPES["class"]):
+        self.parser, self.args, self.method, self.recipe = parser, vars(args), method, recipe
         self.report_best = PROTOCOLS[args.protocol].report_best if report_best is None else report_best
         name = args.name or name
         if Path(name).name != name or name.startswith("."):     # a path would lead elsewhere, and dots hide a folder
@@ -109,8 +110,8 @@ class Run:
         """saved: what `_identity` gave the run of the checkpoint. A flag that it does not know came later: it had the
         value that is the default now, and the method says which set it has."""
         current = self._identity()
-        saved = {"precision": "fp32", "set": current.get("set"), **{key: value for key, value in saved.items()
-                                         if key not in self.parser.may_change}}
+        saved = {"precision": "fp32", "set": current.get("set"), **recipe_flags(RECIPES["class"]), **{
+            key: value for key, value in saved.items() if key not in self.parser.may_change}}
         for run in (saved, current):    # what is in a data set _check_clips compares, where the run remembered it
             run["dataset"] = None if "clips" in self.checkpoint else dataset_label(run["dataset"])
         for key in sorted(current.keys() | saved.keys()):
@@ -126,7 +127,8 @@ class Run:
         """The arguments that say what is computed, as JSON gives them back."""
         return {key: value for key, value in json.loads(json.dumps(self.args)).items()
                 if key not in self.parser.may_change} | {
-            "precision": self.precision, **{flag + CONTENT: digest for flag, digest in self.inputs.items()}}
+            "precision": self.precision, **recipe_flags(self.recipe),
+            **{flag + CONTENT: digest for flag, digest in self.inputs.items()}}
 
     def _check_clips(self):
         """ValueError where a run would go on with other clips than it began with."""
@@ -278,19 +280,23 @@ class Run:
 
     # ---- evaluation and result ----
 
-    def evaluate(self, iteration, networks, score, data, settings, synset=None, train_on=None, **header):
+    def evaluate(self, iteration, networks, score, data, settings, synset=None, teacher=None, train_on=None, **header):
         """Scores a set, as it is stored, with num_eval networks of each name, and saves it in synset.safetensors when
         it is the one that will be reported. header: what else its file says.
 
         score(train_on, data, network, seed=, **settings) -> EvalResult. Each network's result is saved as it comes, so
         that a stopped evaluation goes on with the next network. The seeds are those of every iteration and every
-        method: differences are paired. train_on: what is scored where there is no set to save.
+        method: differences are paired. teacher: labels the set as it is stored, unless it learns its labels. train_on:
+        what is scored where there is no set to save.
         """
         if self.saved_at != iteration:
             self.save(iteration)
         if synset is not None:
             self.saves_set = True
             train_on = as_stored(synset, self.args["store"], data.spec).to(self.device)
+            if teacher and not synset.learn_labels:
+                teacher.label(train_on)
+                synset.labels.data.copy_(train_on.labels)
         done = {(r["iteration"], r["network"], r["number"]) for r in self.history}
         self.evaluating = True
         for network in networks:
@@ -326,7 +332,7 @@ class Run:
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
                         dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
                         protocol=self.args["protocol"],
-                        iteration=iteration, **header)
+                        iteration=iteration, recipe=self.recipe._asdict(), **header)
         scores = self.scores(iteration, networks[0])
         tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
                    f"{100 * scores['top1_std']:.1f} %, top-5 {100 * scores['top5_mean']:.1f} % "
@@ -370,6 +376,12 @@ class Run:
         done = Counter(r["iteration"] for r in self.history)
         return sorted(it for it, count in done.items() if count >= len(networks) * self.args["num_eval"])
 
+    def _about_labels(self):
+        """What a result says of labels, and of how networks were trained on them."""
+        used = recipe_flags(self.recipe)
+        del used["epoch_eval_train"]        # "epochs" from the beginning
+        return {"labels": self.args.get("labels", "class"), "teacher": self.args.get("teacher"), **used}
+
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
@@ -378,9 +390,9 @@ class Run:
             dataset = str(Path(dataset).resolve())
         result = {"method": self.method, "dataset": dataset, "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
-                  "epochs": self.args["epoch_eval_train"], "dsa": self.args["dsa_strategy"],
+                  "epochs": self.recipe.epochs, "dsa": self.args["dsa_strategy"], **self._about_labels(),
                   "precision": self.precision, "bank": self.args.get("bank"),
-                  **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes")},
+                  **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes", "holdout")},
                   "data": hashlib.sha256(f"{list(map(same_clips, self.clips))}".encode()).hexdigest()[:16],
                   "split_file": self.args["split_file"] and Path(self.args["split_file"]).name,
                   **self.scores(iteration, networks[0])}

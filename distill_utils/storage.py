@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from distill_utils.labels import check_recipe, check_rows
 from distill_utils.tensors import TensorFile, save_tensors
 
 STORES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "uint8": torch.uint8}
@@ -114,8 +115,8 @@ def check_header(header, kinds):
     """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
     numbers = (int, float)
     types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
-             "labels": list, "store": str, "method": str, "dataset": str, "syn_lr": numbers}
-    optional = {"method", "dataset", "syn_lr"}
+             "labels": list, "store": str, "method": str, "dataset": str, "syn_lr": numbers, "recipe": dict}
+    optional = {"method", "dataset", "syn_lr", "recipe"}
     for name, wanted in types.items():
         value = header.get(name)
         if value is None and name in optional:
@@ -135,6 +136,8 @@ def check_header(header, kinds):
     rate = header.get("syn_lr")
     if rate is not None and not 0 < rate < 1e6:
         raise ValueError("the syn_lr of its header is no learning rate")
+    if header.get("recipe") is not None:
+        check_recipe(header["recipe"])
     return header
 
 
@@ -203,6 +206,8 @@ def check_agreement(header, synset):
                          "a name of its own")
     if header["labels"] != [k for k in range(classes) for _ in range(synset.num_slots)]:
         raise ValueError(f"the labels of its header are not {synset.num_slots} of each class, class by class")
+    if synset.labels is not None:
+        check_rows(synset)
     *length, channels, height, width = synset.shape
     if (height, width) != (size, size) or (length and length != [frames]):
         raise ValueError(f"its header says {frames} frames of {size} pixels, and its samples have the shape "

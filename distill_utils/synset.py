@@ -11,9 +11,13 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
     clips_needed                real clips of a class that its start takes
     encode(real)                writes real clips (K, clips_needed, ...) down in this form
     groups()                    learning rate -> the tensors that it trains; [] is frozen
-    render(classes, slots, generator) -> (clips, targets)
+    render(classes, slots, generator, variants) -> (clips, targets)
                                 the only way to get clips out of it, all in one batched call. targets: what the clips
-                                tell a network, class numbers (B,) or rows (B, K)
+                                tell a network, class numbers (B,) or rows (B, K). variants: which clip of each slot
+                                (B,), where it has several; if not given, drawn, or the first without a generator
+    num_variants                clips of a slot, each with a row of labels of its own
+    label_kind, labels          one of KINDS (labels.py), and the rows, class by class, slot by slot; None of class
+                                numbers
     shape                       of one rendered sample
     pixels, exact               names of the tensors that a store may code as pictures, and beginnings of the names of
                                 those that stay exact
@@ -28,7 +32,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from distill_utils import published, storage
+from distill_utils import labels, published, storage
 from distill_utils.args import add_values_arg, may_change, positive
 from distill_utils.clips import ClassSampler, change_of
 from distill_utils.device import check_memory
@@ -45,14 +49,16 @@ class VideoSet(nn.Module):
     """Clips as pixels: `videos` (K * ipc, T, C, H, W), class by class. (Images (K * ipc, C, H, W) where a data set
     gives single frames.)"""
     title, label, clips_flag = "whole clips", "Pixels", "ipc"
-    pixels, exact = ("videos",), ()
+    pixels, exact, num_variants = ("videos",), ("labels",), 1
     # SGD's: as published for DM, miniUCF101 at one clip a class (S2D, arXiv 2312.00362). Adam's: found on MotionDigits.
     rates = {"lr_img": ("the pixels", 30.0, 0.02)}
 
-    def __init__(self, num_classes, ipc, shape, init="real"):
+    def __init__(self, num_classes, ipc, shape, init="real", label_kind="class", learn_labels=False):
         super().__init__()
         self.num_classes, self.num_slots, self.init = num_classes, ipc, init
         self.videos = nn.Parameter(torch.zeros(num_classes * ipc, *shape))
+        self.label_kind, self.learn_labels = label_kind, learn_labels
+        self.labels = labels.make_rows(label_kind, num_classes, num_classes * ipc)
 
     @classmethod
     def add_args(cls, parser, trained=True):
@@ -64,7 +70,7 @@ class VideoSet(nn.Module):
     @classmethod
     def from_args(cls, args, spec):
         check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc * prod(spec.shape))
-        return cls(spec.num_classes, args.ipc, spec.shape, vars(args).get("init", "real"))
+        return cls(spec.num_classes, args.ipc, spec.shape, vars(args).get("init", "real"), **labels.settings(args))
 
     @property
     def clips_needed(self):
@@ -81,10 +87,11 @@ class VideoSet(nn.Module):
         self.videos.data = real.flatten(0, 1)
 
     def groups(self):
-        return {"lr_img": [self.videos]}
+        return {"lr_img": [self.videos], **labels.group(self)}
 
-    def render(self, classes, slots, generator=None):
-        return self.videos[classes * self.num_slots + slots], classes
+    def render(self, classes, slots, generator=None, variants=None):
+        which = classes * self.num_slots + slots
+        return self.videos[which], labels.targets_of(self, classes, which)
 
     @property
     def shape(self):
@@ -92,7 +99,8 @@ class VideoSet(nn.Module):
 
     @property
     def arguments(self):
-        return {"num_classes": self.num_classes, "ipc": self.num_slots, "shape": list(self.shape)}
+        return {"num_classes": self.num_classes, "ipc": self.num_slots, "shape": list(self.shape),
+                **labels.argument(self)}
 
 
 class ImageSet(nn.Module):
@@ -102,10 +110,11 @@ class ImageSet(nn.Module):
     static-dynamic set made of them has all segments.
     """
     title, label, clips_flag = "a still image for each clip", "Still", "ipc"
-    pixels, exact = ("static",), ()
+    pixels, exact, num_variants = ("static",), ("labels",), 1
     rates = VideoSet.rates
 
-    def __init__(self, num_classes, spc, shape, frames=None, init="real", split_num=1):
+    def __init__(self, num_classes, spc, shape, frames=None, init="real", split_num=1, label_kind="class",
+                 learn_labels=False):
         super().__init__()
         if spc % split_num:
             raise ValueError(f"--ipc {spc} images cannot be shared by --split_num {split_num} segments: give a "
@@ -113,6 +122,8 @@ class ImageSet(nn.Module):
         self.num_classes, self.num_slots, self.frames = num_classes, spc, frames
         self.init, self.split_num = init, split_num
         self.static = nn.Parameter(torch.zeros(num_classes * spc, *shape))
+        self.label_kind, self.learn_labels = label_kind, learn_labels
+        self.labels = labels.make_rows(label_kind, num_classes, num_classes * spc)
 
     @classmethod
     def add_args(cls, parser, trained=True):
@@ -128,7 +139,7 @@ class ImageSet(nn.Module):
     def from_args(cls, args, spec):
         check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc * prod(spec.shape[-3:]))
         return cls(spec.num_classes, args.ipc, spec.shape[-3:], None if spec.view == "single" else spec.frames,
-                   vars(args).get("init", "real"), vars(args).get("split_num", 1))
+                   vars(args).get("init", "real"), vars(args).get("split_num", 1), **labels.settings(args))
 
     @property
     def clips_needed(self):
@@ -149,19 +160,20 @@ class ImageSet(nn.Module):
         self.static.data = _middle_frames(real).flatten(0, 1)
 
     def groups(self):
-        return {"lr_img": [self.static]}
+        return {"lr_img": [self.static], **labels.group(self)}
 
-    def render(self, classes, slots, generator=None):
-        images = self.static[classes * self.num_slots + slots]
+    def render(self, classes, slots, generator=None, variants=None):
+        which = classes * self.num_slots + slots
+        images = self.static[which]
         if self.frames:
             images = images[:, None].expand(-1, self.frames, -1, -1, -1)
-        return images, classes
+        return images, labels.targets_of(self, classes, which)
 
     def as_clips(self, frames):
         """The same images, shared, as clips that stand still; as images without frames."""
         with torch.device("meta"):
             clips = ImageSet(**self.arguments | {"frames": frames})
-        clips.static = self.static
+        clips.static, clips.labels = self.static, self.labels
         return clips
 
     @property
@@ -172,7 +184,7 @@ class ImageSet(nn.Module):
     @property
     def arguments(self):
         return {"num_classes": self.num_classes, "spc": self.num_slots, "shape": list(self.static.shape[1:]),
-                "frames": self.frames}
+                "frames": self.frames, **labels.argument(self)}
 
 
 class Hallucinator(nn.Module):
@@ -220,13 +232,13 @@ class StaticDynamicSet(nn.Module):
     dynamic_init: the memories start from "noise" (published), or "real": from the movement of real clips.
     """
     title, label, clips_flag = "static images + dynamic memories", "S2D", "vpc"
-    pixels, exact = ("static",), ("hallucinators",)     # 327 numbers that shape every clip
+    pixels, exact = ("static",), ("hallucinators", "labels")     # 327 numbers that shape every clip
     counted = {"n_hal": "hallucinators"}
     rates = {"lr_static": ("the static images", 100.0, 0.02), "lr_dynamic": ("the dynamic memories", 1e-4, 0.02),
              "lr_hal": ("the hallucinators", 1e-5, 0.005)}      # as VideoSet's
 
     def __init__(self, num_classes, vpc, spc, dpc, shape, n_hal=1, hal_mode="concat", hal_init="published",
-                 dynamic_init="real", train_static=True):
+                 dynamic_init="real", train_static=True, label_kind="class", learn_labels=False):
         super().__init__()
         for name, count in (("spc", spc), ("dpc", dpc)):
             if count < vpc or count % vpc:
@@ -238,6 +250,8 @@ class StaticDynamicSet(nn.Module):
         self.hallucinators = nn.ModuleList(Hallucinator(channels, hal_mode, hal_init) for _ in range(n_hal))
         self.hal_mode, self.dynamic_init, self.train_static = hal_mode, dynamic_init, train_static
         self.has_static, self.static_file = False, None     # images of a file, which no start replaces
+        self.label_kind, self.learn_labels = label_kind, learn_labels
+        self.labels = labels.make_rows(label_kind, num_classes, num_classes * vpc * self.num_variants)
 
     @classmethod
     def add_args(cls, parser, trained=True):
@@ -283,7 +297,7 @@ class StaticDynamicSet(nn.Module):
             synset = cls(spec.num_classes, args.vpc, args.spc or args.vpc, args.dpc or args.vpc, spec.shape, args.n_hal,
                          args.hal_mode,
                          given.get("hal_init", "identity"), given.get("dynamic_init", "real"),
-                         not given.get("no_train_static"))
+                         not given.get("no_train_static"), **labels.settings(args))
         if given.get("static_init") and (args.static_init == "file") != bool(args.path_static):
             raise ValueError(f"--static_init {args.static_init} and " + (
                 f"--path_static {args.path_static} contradict each other: leave out one of them" if args.path_static
@@ -328,24 +342,39 @@ class StaticDynamicSet(nn.Module):
 
     def groups(self):
         return {"lr_static": [self.static] if self.train_static else [], "lr_dynamic": [self.dynamic],
-                "lr_hal": list(self.hallucinators.parameters())}
+                "lr_hal": list(self.hallucinators.parameters()), **labels.group(self)}
 
-    def render(self, classes, slots, generator=None):
-        """Without a generator the first static image, memory and hallucinator of each slot."""
+    @property
+    def choices(self):
+        """Of how many static images, dynamic memories and hallucinators a clip of a slot is one each."""
+        return self.spc // self.num_slots, self.dpc // self.num_slots, len(self.hallucinators)
+
+    @property
+    def num_variants(self):
+        return prod(self.choices)
+
+    def render(self, classes, slots, generator=None, variants=None):
+        """Without a generator the first static image, memory and hallucinator of each slot. Variants count the
+        hallucinators fastest, the static images slowest."""
         def pick(n):    # drawn on the CPU, so that a seed gives the same clips on every device
             if generator is None or n == 1:
                 return torch.zeros(len(classes), dtype=torch.long, device=classes.device)
             return torch.randint(n, (len(classes),), generator=generator).to(classes.device, non_blocking=True)
 
-        each_static, each_dynamic = self.spc // self.num_slots, self.dpc // self.num_slots
-        static = self.static[classes * self.spc + slots * each_static + pick(each_static)]
-        dynamic = self.dynamic[classes, slots * each_dynamic + pick(each_dynamic)]
-        which = pick(len(self.hallucinators))
-        if len(self.hallucinators) == 1:
-            return self.hallucinators[0](static, dynamic), classes
+        n_static, n_dynamic, n_hal = self.choices
+        if variants is None:
+            image, memory, which = pick(n_static), pick(n_dynamic), pick(n_hal)
+        else:
+            image, memory, which = variants // n_hal // n_dynamic, variants // n_hal % n_dynamic, variants % n_hal
+        static = self.static[classes * self.spc + slots * n_static + image]
+        dynamic = self.dynamic[classes, slots * n_dynamic + memory]
+        rows = (((classes * self.num_slots + slots) * n_static + image) * n_dynamic + memory) * n_hal + which
+        targets = labels.targets_of(self, classes, rows)
+        if n_hal == 1:
+            return self.hallucinators[0](static, dynamic), targets
         # few hallucinators, so each renders the batch; a batch split by hallucinator would have shapes that change
         clips = torch.stack([hallucinator(static, dynamic) for hallucinator in self.hallucinators])
-        return clips[which, torch.arange(len(classes), device=classes.device)], classes
+        return clips[which, torch.arange(len(classes), device=classes.device)], targets
 
     @property
     def shape(self):
@@ -355,7 +384,8 @@ class StaticDynamicSet(nn.Module):
     @property
     def arguments(self):
         return {"num_classes": self.num_classes, "vpc": self.num_slots, "spc": self.spc, "dpc": self.dpc,
-                "shape": list(self.shape), "n_hal": len(self.hallucinators), "hal_mode": self.hal_mode}
+                "shape": list(self.shape), "n_hal": len(self.hallucinators), "hal_mode": self.hal_mode,
+                **labels.argument(self)}
 
 
 SETS = {"pixels": VideoSet, "still": ImageSet, "s2d": StaticDynamicSet}

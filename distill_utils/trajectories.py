@@ -49,6 +49,13 @@ def snapshot(network):
                  for parameter in parameters(network).values())
 
 
+@torch.no_grad()
+def load_weights(network, values):
+    """Puts parameters, as `snapshot` gives them, into a network."""
+    for parameter, value in zip(parameters(network).values(), values, strict=True):
+        parameter.copy_(value)
+
+
 def epochs_to_keep(train_epochs, max_start_epoch, expert_epochs, keep="needed"):
     """The epochs of an expert that are worth a snapshot, in order.
 
@@ -324,8 +331,9 @@ class Experts:
             if "clips" not in settings:
                 _compare(f"{self.folder / name} is of", settings, {"dataset": dataset_label(dataset)}, ["dataset"])
 
-    def sample(self, seed, index):
-        """Segment `index` (0, 1, ...) of a run, which depends on (seed, index) and nothing else.
+    def sample(self, seed, index, max_start_epoch=None):
+        """Segment `index` (0, 1, ...) of a run, which depends on (seed, index) and nothing else. max_start_epoch: less
+        than that of all segments.
 
         Every expert has its turn before any comes again: permutation index // len(self), file by file, so that a file
         that cannot be memory-mapped is read once a round. The start epoch is drawn uniformly.
@@ -334,13 +342,57 @@ class Experts:
         if self.order[0] != (seed, round_):
             self.order = (seed, round_), self._permutation(make_generator(seed, "experts", round_))
         name, expert = self.order[1][turn]
-        epoch = int(torch.randint(self.max_start_epoch, (), generator=make_generator(seed, "start epoch", index)))
-        start, target = _read(self.folder / name, self._open, lambda file: [
-            tuple(value.detach().to(torch.float32, copy=True) for value in file.read(expert, saved))
-            for saved in (epoch, epoch + self.expert_epochs)])
-        label = name if self.kind is _OwnFile else f"{name}[{expert}]"
-        self._check_values(label, epoch, start, target)
+        epoch = int(torch.randint(max_start_epoch or self.max_start_epoch, (),
+                                  generator=make_generator(seed, "start epoch", index)))
+        start, target = self.weights(name, expert, [epoch, epoch + self.expert_epochs])
+        label = self._label(name, expert)
+        if all(map(torch.equal, start, target)):
+            raise ValueError(f"{label} in {self.folder} is the same at the epochs {epoch} and "
+                             f"{epoch + self.expert_epochs}: its snapshots were no copies, as some programs make them "
+                             "on a CPU; make the experts again with buffer.py, in another --buffer_path")
         return Segment(start, target, label, epoch)
+
+    def last(self, number):
+        """The parameters of expert `number` (0, 1, ...) at its last kept epoch, as `sample` gives them."""
+        name, index = self._all()[number]
+        epoch = max(_read(self.folder / name, self._open, lambda file: file.epochs(index)))
+        return self.weights(name, index, [epoch])[0]
+
+    def draw(self, seed, low=0, high=None, later=0):
+        """(weights, weights at most `later` epochs later, which may be the same) of a network somewhere on a
+        trajectory, each a tuple of tensors in network order. Of all experts, the kept epochs from `low` to below `high`
+        are as likely. Depends on the seed alone."""
+        generator = make_generator(seed, "expert")
+
+        def one_of(choices):
+            return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+        name, index = one_of(self._all())
+        kept = list(_read(self.folder / name, self._open, lambda file: file.epochs(index)))
+        starts = [epoch for epoch in kept if low <= epoch and (high is None or epoch < high)]
+        if not starts:
+            raise ValueError(f"{self.folder / name} keeps the epochs {_ranges(kept)}, none of them from "
+                             f"--min_start_epoch {low} to below --max_start_epoch {high}: give others")
+        start = one_of(starts)
+        return self.weights(name, index, [start, one_of([epoch for epoch in kept if start <= epoch <= start + later])])
+
+    def _all(self):
+        return [(name, index) for name, count in self.counts.items() for index in range(count)]
+
+    def weights(self, name, index, epochs):
+        """Copies of an expert's parameters at some epochs: a list of tuples of float32 tensors on the CPU."""
+        values = _read(self.folder / name, self._open, lambda file: [
+            tuple(value.detach().to(torch.float32, copy=True) for value in file.read(index, epoch))
+            for epoch in epochs])
+        for epoch, tensors in zip(epochs, values, strict=True):
+            for (parameter, _), value in zip(self.shapes, tensors, strict=True):
+                if not torch.isfinite(value).all():
+                    raise ValueError(f"{parameter} of {self._label(name, index)} in {self.folder} is not finite at "
+                                     f"epoch {epoch}: take the file away, and make experts with a lower learning rate")
+        return values
+
+    def _label(self, name, index):
+        return name if self.own else f"{name}[{index}]"
 
     def _permutation(self, generator):
         files = list(self.counts)
@@ -353,17 +405,6 @@ class Experts:
             self.opened = (None, None)
             self.opened = (path, self.kind(path))
         return self.opened[1]
-
-    def _check_values(self, label, epoch, start, target):
-        for at, values in ((epoch, start), (epoch + self.expert_epochs, target)):
-            for (name, _), value in zip(self.shapes, values, strict=True):
-                if not torch.isfinite(value).all():
-                    raise ValueError(f"{name} of {label} in {self.folder} is not finite at epoch {at}: take the file "
-                                     "away, and make experts with a lower learning rate")
-        if all(map(torch.equal, start, target)):
-            raise ValueError(f"{label} in {self.folder} is the same at the epochs {epoch} and "
-                             f"{epoch + self.expert_epochs}: its snapshots were no copies, as some programs make them "
-                             "on a CPU; make the experts again with buffer.py, in another --buffer_path")
 
     def state_dict(self):
         """For the checkpoint of a run: which experts it draws from."""

@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-DATA = ("split", "split_file", "classes", "im_size")        # flags that say which data, beside --dataset
+DATA = ("split", "split_file", "classes", "im_size", "holdout")        # flags that say which data, beside --dataset
 MACHINE = ("save_path", "data_path", "cache_path")          # and where they are
 
 
@@ -41,7 +41,7 @@ def is_fit(run, args):
     """Whether a folder of distill_DC.py holds a finished run of these data and so many images a class."""
     try:
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        made = {flag: result[flag] for flag in ("dataset", "ipc", *DATA)}
+        made = {flag: {"holdout": None, **result}[flag] for flag in ("dataset", "ipc", *DATA)}
     except FileNotFoundError:       # not finished
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:

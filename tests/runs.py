@@ -8,8 +8,10 @@ import buffer
 import distill_coreset
 import distill_DC
 import distill_DM
+import distill_FRePo
 import distill_MTT
 import distill_s2d_DM
+import distill_s2d_FRePo
 import distill_s2d_MTT
 import evaluate
 from conftest import NET
@@ -20,9 +22,11 @@ TINY = {"frames": 4, "im_size": 16, "device": "cpu"}
 FAST = {**TINY, "model": NET, "num_eval": 1, "epoch_eval_train": 1, "Iteration": 4, "eval_it": 2, "save_it": 1}
 S2D = {"vpc": 2, "spc": 4, "dpc": 2, "n_hal": 2, "optim": "sgd", "lr_static": 0.1, "lr_dynamic": 0.1}
 MTT = {"syn_steps": 3, "batch_syn": 7, "max_start_epoch": 2, "dsa_strategy": "color_flip"}
+FREPO = {"batch_real": 12, "pool": 2, "pool_updates": 1, "batch_pool": 3}       # a network is renewed at once
 LOSSES = {"DC": (distill_DC, {"inner_loop": 1, "outer_loop": 2, "batch_real": 2}),
           "DM": (distill_DM, {"batch_real": 2}),
-          "MTT": (distill_MTT, MTT)}
+          "MTT": (distill_MTT, MTT),
+          "FRePo": (distill_FRePo, FREPO)}
 PAIRS = [(loss, kind) for loss in LOSSES for kind in SETS]
 # name of a run's method -> script and flags
 SCRIPTS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
@@ -30,6 +34,7 @@ SCRIPTS = {"DM": (distill_DM, {"lr_img": 1, "batch_real": 2}),
            "DC": (distill_DC, {"model": "ConvNetD2W32", "ipc": 2, "inner_loop": 1, "batch_real": 2}),
            "MTT": (distill_MTT, {**MTT, "lr_img": 10, "experts_per_step": 2}),
            "S2D-MTT": (distill_s2d_MTT, {**MTT, **S2D}),
+           "FRePo": (distill_FRePo, FREPO), "S2D-FRePo": (distill_s2d_FRePo, {**FREPO, **S2D}),
            "herding": (distill_coreset, {}), "score": (evaluate, {})}
 
 
@@ -63,12 +68,14 @@ def runner(data_path, experts, save_path, monkeypatch):
         if module in (distill_coreset, evaluate):
             for key in ("Iteration", "eval_it"):
                 del flags[key]
-        if method.endswith("MTT"):
+        if method.endswith("MTT") or "teacher" in flags or flags.get("networks") == "experts":
             flags = {"buffer_path": experts, **flags}
+        if method.endswith("MTT"):
             switches = [*(["--train_lr"] if flags.pop("learn_rate", True) else []), *switches]
         monkeypatch.setattr(sys, "argv", [module.__name__, *words(flags), *switches])
         module.main()
         return save_path / method / name
+    call.experts = experts
     return call
 
 

@@ -121,7 +121,8 @@ def test_dm_with_real_features_in_bfloat16(tiny):
 
 
 def test_the_weights_stay_float32_and_small_steps_are_not_lost(clips):
-    batch, weights = [part[::4] for part in clips], []
+    (inputs, labels), weights = [part[::4] for part in clips], []
+    batch = inputs, labels, labels
     for dtype in (torch.float32, BF16):
         with seeded(2):     # dropout too
             network = get_network(NET, get_spec("MotionDigits"))

@@ -14,6 +14,7 @@ from distill_utils import check
 from distill_utils.args import check_args, data_settings
 from distill_utils.augment import parse
 from distill_utils.dataset import DATASETS, get_spec
+from distill_utils.labels import label_loss
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import Hallucinator, ImageSet, StaticDynamicSet, VideoSet
 from networks import Parallel, modality
@@ -158,7 +159,7 @@ def test_a_class_without_clips_is_nan_and_top5_of_few_classes_works(tiny, networ
     ("standard", 6, [0.1] * 3 + [0.01] * 3), ("standard", 1, [0.1]), ("paper", 6, [0.1] * 5 + [0.01] * 2)])
 def test_epochs_and_learning_rates(tiny, monkeypatch, protocol, epochs, rates):
     seen = []
-    monkeypatch.setattr(utils, "make_step", lambda net, optimizer, dtype: optimizer)
+    monkeypatch.setattr(utils, "make_step", lambda net, optimizer, dtype, loss_of: optimizer)
     monkeypatch.setattr(utils, "train_epoch", lambda net, batches, step: seen.append(step.param_groups[0]["lr"]))
     train_network(real_set(tiny), tiny.spec, NET, epochs=epochs, lr=0.1, protocol=protocol)
     assert seen == pytest.approx(rates)
@@ -328,21 +329,18 @@ def test_networks_are_trained_on_augmented_clips(tiny, kind):
 
 
 def test_batches_and_steps_take_the_targets_that_a_set_renders(tiny):
-    """Rows of probabilities, as a set with soft labels gives them, train as class numbers do where they are one-hot."""
-    class SoftSet(VideoSet):
-        def render(self, classes, slots, generator=None):
-            clips, labels = super().render(classes, slots, generator)
-            return clips, F.one_hot(labels, 10).float()
-
+    """Rows of probabilities train as class numbers do where they are one-hot."""
     weights = []
-    for kind in (VideoSet, SoftSet):
-        synset = kind(10, 1, tiny.spec.shape)
+    for kind in ("class", "probabilities"):
+        synset = VideoSet(10, 1, tiny.spec.shape, label_kind=kind)
         synset.start(tiny.train, 0)
+        if kind != "class":
+            synset.labels.data = torch.eye(10)
         with seeded(0):
             net = get_network(NET, tiny.spec)
-        step = utils.make_step(net, torch.optim.SGD(net.parameters(), lr=0.1))
+        step = utils.make_step(net, torch.optim.SGD(net.parameters(), lr=0.1), loss_of=label_loss("ce", kind))
         batches = list(utils.train_batches(synset, 4, torch.Generator().manual_seed(1), "cpu", per_sample))
-        assert [targets.dim() for _, targets in batches] == [1 if kind is VideoSet else 2] * 3
+        assert [targets.dim() for _, targets, _ in batches] == [1 if kind == "class" else 2] * 3
         with seeded(0):     # dropout
             hits = utils.train_epoch(net, batches, step)
         weights.append((torch.cat([p.detach().flatten() for p in net.parameters()]), hits))
