@@ -17,7 +17,9 @@ SHAPE = (SPEC.frames, SPEC.channels, SPEC.size, SPEC.size)
 SETS = {"pixels": partial(VideoSet, 2, 2, SHAPE),
         "images": partial(ImageSet, 2, 2, SHAPE[1:]),
         "s2d": partial(StaticDynamicSet, 2, 2, 4, 2, SHAPE),
-        "s2d, two hallucinators": partial(StaticDynamicSet, 2, 2, 4, 2, SHAPE, n_hal=2)}
+        "s2d, two hallucinators": partial(StaticDynamicSet, 2, 2, 4, 2, SHAPE, n_hal=2),
+        "learned labels": partial(VideoSet, 2, 2, SHAPE, label_kind="logits", learn_labels=True)}
+KINDS = ["pixels", "s2d", "s2d, two hallucinators", "learned labels"]
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-12)
 
 
@@ -52,10 +54,13 @@ class Problem:
 
     def step_loss(self, theta, i):
         with seeded(derive_seed("dropout", i)):
-            return student_loss(self.network, theta, *self.inputs(i))
+            return student_loss(self.network, theta, *self.inputs(i), self.loss_of)
 
-    def gradient(self, steps, unroll="adjoint"):
-        return mtt_gradient(self.step_loss, self.start, self.target, steps, self.lr, self.parameters, unroll)
+    def loss_of(self, logits, targets):
+        return F.cross_entropy(logits, targets if targets.dim() == 1 else targets.softmax(1))
+
+    def gradient(self, steps, unroll="adjoint", match="last"):
+        return mtt_gradient(self.step_loss, self.start, self.target, steps, self.lr, self.parameters, unroll, match)
 
     def naive_loss(self, steps):
         """Plain SGD on the network's own parameters."""
@@ -66,7 +71,7 @@ class Problem:
         for i in range(steps):
             clips, labels = self.inputs(i)
             with seeded(derive_seed("dropout", i)):
-                loss = F.cross_entropy(network(clips.detach()), labels)
+                loss = self.loss_of(network(clips.detach()), labels.detach())
             network.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -95,7 +100,7 @@ def check_finite_differences(problem, steps, directions=2, eps=1e-6):
 
 @pytest.mark.parametrize("steps", [1, 2, 10])
 @pytest.mark.parametrize("dropout", [False, True])
-@pytest.mark.parametrize("kind", ["pixels", "s2d", "s2d, two hallucinators"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_adjoint_equals_the_full_unroll(kind, dropout, steps):
     problem = Problem(kind, dropout=dropout)
     adjoint, full = problem.gradient(steps), problem.gradient(steps, "full")
@@ -107,9 +112,25 @@ def test_the_adjoint_equals_the_full_unroll(kind, dropout, steps):
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("dropout", [False, True])
-@pytest.mark.parametrize("kind", ["pixels", "s2d", "s2d, two hallucinators"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_adjoint_equals_finite_differences(kind, dropout, steps):
     check_finite_differences(Problem(kind, dropout=dropout), steps)
+
+
+@pytest.mark.parametrize("nearest", [1, 2, 4])
+def test_the_nearest_step_is_matched(nearest):
+    """The target is near a step that the student passes: the gradients are those of so many steps."""
+    problem = Problem("s2d")
+    theta = problem.start
+    for i in range(nearest):
+        theta = tuple(tensor.detach().requires_grad_() for tensor in theta)
+        step = torch.autograd.grad(problem.step_loss(theta, i), theta)
+        theta = tuple(tensor - problem.lr * change for tensor, change in zip(theta, step, strict=True))
+    problem.target = tuple(tensor.detach() + 1e-6 * noise(tensor, i) for i, tensor in enumerate(theta))
+    wanted = problem.gradient(nearest)
+    for unroll in UNROLLS:
+        close(problem.gradient(4, unroll, "nearest"), wanted)
+    assert nearest == 4 or problem.gradient(4)[0] > 10 * wanted[0]
 
 
 @pytest.mark.parametrize("network", ["ConvNet3D", "ConvNet3DW16", "ConvNet3DD1", "VideoConvNetMeanW32",
@@ -189,6 +210,11 @@ def test_the_adjoint_holds_one_graph_for_any_number_of_steps():
     full = [peak_saved_bytes(problem, steps, "full") for steps in (1, 2, 8)]
     assert adjoint[2] <= 1.01 * adjoint[1] and adjoint[1] <= 1.01 * adjoint[0] <= 1.1 * full[0]
     assert full[2] > 3.5 * full[1] > 6 * full[0]
+
+
+def test_an_unknown_match_lists_the_choices():
+    with pytest.raises(ValueError, match="unknown match 'all': choose one of last, nearest"):
+        Problem().gradient(1, match="all")
 
 
 def test_an_unknown_unroll_lists_the_choices():
