@@ -1,6 +1,7 @@
 """The embedded data set: the same bytes for a seed, whole or absent, and a direction that only motion tells."""
 import csv
 import errno
+import hashlib
 import multiprocessing
 import os
 
@@ -36,6 +37,21 @@ def test_a_seed_gives_the_same_bytes(few, tmp_path):
     assert len(first) == 40 * 3 + 1 and first == again
     assert first.keys() == other.keys()
     assert sum(first[name] == other[name] for name in first) == 1        # the split file
+
+
+def test_the_pictures_stay_those_of_earlier_runs(few, tmp_path, monkeypatch):
+    pictures, save = {}, Image.Image.save       # before JPEG, which other versions of Pillow write with other bytes
+
+    def keep(image, file, **kwargs):
+        pictures[file.relative_to(file.parents[2]).as_posix()] = image.tobytes()
+        save(image, file, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", keep)
+    motiondigits.make(tmp_path, 3)
+    digest = hashlib.sha256()
+    for name in sorted(pictures):
+        digest.update(name.encode() + pictures[name])
+    assert digest.hexdigest() == "d49dcbd95fc5933ae711b0ea9cab3dccbea7ac4579d04b7d9d9cf7330a5ead09"
 
 
 def test_counts_and_layout(digits):
