@@ -12,7 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torchvision.datasets import FashionMNIST
 from torchvision.models import ResNet18_Weights
 
-from distill_utils import motiondigits, splits
+from distill_utils import gameclips, motiondigits, splits
 from distill_utils.progress import progress
 from distill_utils.splits import UCF_CLIP, ClipFolders, DataError, comparable, entries, listing, read_table
 
@@ -51,7 +51,7 @@ class Spec:
     fold: int = 1               # which of the official splits
     folds: int = 1              # how many of them there are
     all_classes: tuple = ()     # those that the labels may have, where `classes` are chosen among them
-    make: Callable | None = None        # (data_path): writes the data where they are not there
+    make: Callable | None = None        # (data_path, seed=0): writes the data where they are not there
 
     @property
     def num_classes(self):
@@ -75,6 +75,12 @@ def _views(datasets):
     return {**datasets, **views}
 
 
+def _digits(name):
+    return Spec(name, f"{name.lower()}_splits1.csv", motiondigits.CLASSES[name], frames=8, stride=1,
+                size=motiondigits.SIZE, clips={1: (540, 420)}, images=(f"jpegs_{motiondigits.SIZE}",),
+                rule=splits.ucf101, make=partial(motiondigits.make, name=name))
+
+
 def _images(folder, classes, size, clips, mean, std):
     """A set of images, for the static stage (images.py)."""
     return Spec(folder, folder, tuple(classes), frames=1, stride=1, size=size, clips={1: clips}, images=(),
@@ -89,9 +95,10 @@ KINETICS = {"classes": _names("kinetics400_classes.txt"), "images": ("train", "v
 TEN = tuple("0123456789")
 
 DATASETS = _views({
-    "MotionDigits": Spec("MotionDigits", "motiondigits_splits1.csv", motiondigits.CLASSES, frames=8, stride=1,
-                         size=motiondigits.SIZE, clips={1: (540, 420)}, images=(f"jpegs_{motiondigits.SIZE}",),
-                         rule=splits.ucf101, make=motiondigits.make),
+    "MotionDigits": _digits("MotionDigits"),
+    "AppearanceDigits": _digits("AppearanceDigits"),
+    "GameClips": Spec("GameClips", "gameclips_splits1.csv", gameclips.CLASSES, frames=8, stride=4,
+                      size=gameclips.SIZE, clips={1: (720, 280)}, rule=splits.ucf101, make=gameclips.make),
     # counts of splits 2 and 3: of the official lists
     "UCF101": Spec(split="ucf101_splits1.csv", classes=_names("ucf101_classes.txt"),
                    clips={1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}, **UCF),

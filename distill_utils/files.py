@@ -59,6 +59,23 @@ def replacing(path):
             remove(folder)
 
 
+def made_once(folder, write):
+    """The folder, which write(temporary path) makes if it is not there.
+
+    Safe when several processes start at once and when one is killed: the folder appears whole or not at all.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent / f".{folder.name.lower()}.lock"):
+        if not folder.is_dir():
+            remove(*unfinished(folder.parent, folder.name))
+            with replacing(folder) as temporary:
+                write(temporary)
+    return folder
+
+
 def remove(*paths):
     """Removes files and folders, whether they are there or not."""
     for path in map(Path, paths):

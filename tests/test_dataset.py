@@ -286,7 +286,8 @@ def test_a_list_that_is_no_file_is_named_and_not_waited_for(tmp_path):
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 def test_known_names_and_sizes():
-    videos = {"MotionDigits", "UCF101", "miniUCF101", "HMDB51", "Kinetics400", "Kinetics400_long", "SSv2"}
+    videos = {"MotionDigits", "AppearanceDigits", "GameClips", "UCF101", "miniUCF101", "HMDB51", "Kinetics400",
+              "Kinetics400_long", "SSv2"}
     views = {view + name for view in ("", "single", "static") for name in videos}
     assert set(DATASETS) >= views | {"UCF50", "singleUCF50", "staticUCF50"} | IMAGES
     assert len(DATASETS["UCF101"].classes) == 101 and len(DATASETS["miniUCF101"].classes) == 50

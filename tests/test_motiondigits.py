@@ -1,6 +1,8 @@
-"""The embedded data set: the same bytes for a seed, whole or absent, and a direction that only motion tells."""
+"""The embedded data sets: the same bytes for a seed, whole or absent; a direction that only motion tells, and the twin,
+where a frame tells the class and motion nothing."""
 import csv
 import errno
+import hashlib
 import multiprocessing
 import os
 
@@ -12,6 +14,15 @@ from conftest import uint8
 from distill_utils import motiondigits
 from distill_utils.dataset import DATASETS, read_split
 from test_files import fork, hang, killed_at
+from utils import get_dataset
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    """A data path that holds AppearanceDigits."""
+    path = tmp_path_factory.mktemp("twin")
+    motiondigits.make(path, name="AppearanceDigits")
+    return path
 
 
 @pytest.fixture
@@ -30,46 +41,65 @@ def visible(path):
     return sorted(name for name in os.listdir(path) if name != ".motiondigits.lock")
 
 
-def test_a_seed_gives_the_same_bytes(few, tmp_path):
-    first, again, other = (contents(motiondigits.make(tmp_path / name, seed)) for name, seed in
+@pytest.mark.parametrize("name", motiondigits.KINDS)
+def test_a_seed_gives_the_same_bytes(name, few, tmp_path):
+    first, again, other = (contents(motiondigits.make(tmp_path / path, seed, name)) for path, seed in
                            (("first", 3), ("again", 3), ("other", 4)))
     assert len(first) == 40 * 3 + 1 and first == again
     assert first.keys() == other.keys()
-    assert sum(first[name] == other[name] for name in first) == 1        # the split file
+    assert sum(first[file] == other[file] for file in first) == 1        # the split file
 
 
-def test_counts_and_layout(digits):
-    rows = read_split(DATASETS["MotionDigits"], digits)
+def test_the_pictures_stay_those_of_earlier_runs(few, tmp_path, monkeypatch):
+    pictures, save = {}, Image.Image.save       # before JPEG, which other versions of Pillow write with other bytes
+
+    def keep(image, file, **kwargs):
+        pictures[file.relative_to(file.parents[2]).as_posix()] = image.tobytes()
+        save(image, file, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", keep)
+    motiondigits.make(tmp_path, 3)
+    digest = hashlib.sha256()
+    for name in sorted(pictures):
+        digest.update(name.encode() + pictures[name])
+    assert digest.hexdigest() == "d49dcbd95fc5933ae711b0ea9cab3dccbea7ac4579d04b7d9d9cf7330a5ead09"
+
+
+@pytest.mark.parametrize("name,fixture", [("MotionDigits", "digits"), ("AppearanceDigits", "twin")])
+def test_counts_and_layout(name, fixture, request):
+    path, spec = request.getfixturevalue(fixture), DATASETS[name]
+    rows = read_split(spec, path)
     for split, wanted in (("train", 540), ("test", 420)):
         labels = [label for _, label, where in rows if where == split]
         assert len(labels) == wanted and set(np.bincount(labels)) == {wanted // 10}
-    for name, label, split in rows:
-        assert name.startswith(f"v_{motiondigits.CLASSES[label]}_g") and (int(name[-6:-4]) <= 7) == (split == "test")
-    (digits / "MotionDigits" / "motiondigits_splits1.csv").rename(digits / "aside.csv")
+    for clip, label, split in rows:
+        assert clip.startswith(f"v_{spec.classes[label]}_g") and (int(clip[-6:-4]) <= 7) == (split == "test")
+    (path / spec.folder / spec.split).rename(path / "aside.csv")
     try:
-        assert read_split(DATASETS["MotionDigits"], digits) == rows      # UCF101's rule, from the folder names
+        assert read_split(spec, path) == rows       # UCF101's rule, from the folder names
     finally:
-        (digits / "aside.csv").rename(digits / "MotionDigits" / "motiondigits_splits1.csv")
+        (path / "aside.csv").rename(path / spec.folder / spec.split)
 
 
-def test_train_and_test_show_different_handwriting(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name,train,test", [("MotionDigits", 270, 210), ("AppearanceDigits", 540, 420)])
+def test_train_and_test_show_different_handwriting(name, train, test, monkeypatch, tmp_path):
     scans = []
 
-    def number(sample, up, rng):    # instead of a picture of the sample, its number as a colour that survives JPEG
+    def number(sample, way, rng):    # instead of a picture of the sample, its number as a colour that survives JPEG
         if sample.tobytes() not in scans:
             scans.append(sample.tobytes())
         index = scans.index(sample.tobytes())
         return np.full((1, 16, 16, 3), [index // 64 * 16 + 8, index // 8 % 8 * 16 + 8, index % 8 * 16 + 8], np.uint8)
 
     monkeypatch.setattr(motiondigits, "render", number)
-    folder = motiondigits.make(tmp_path)
+    folder = motiondigits.make(tmp_path, name=name)
     used = {"train": set(), "test": set()}
-    with open(folder / "motiondigits_splits1.csv", newline="") as file:
+    with open(folder / DATASETS[name].split, newline="") as file:
         for row in csv.DictReader(file):
             with Image.open(folder / "jpegs_32" / row["folder_name"] / "frame000001.jpg") as image:
                 red, green, blue = np.asarray(image)[8, 8].astype(int) // 16
             used[row["split"]].add(red * 64 + green * 8 + blue)
-    assert len(used["train"]) == 270 and len(used["test"]) == 210 and not used["train"] & used["test"]
+    assert len(used["train"]) == train and len(used["test"]) == test and not used["train"] & used["test"]
 
 
 def heights(frames):
@@ -105,9 +135,63 @@ def test_the_clip_shows_the_direction(digit_data):
 
 def test_only_the_movement_differs():
     scan = np.random.default_rng(1).integers(0, 17, (8, 8)).astype(float)
-    up, down = (motiondigits.render(scan, up, np.random.default_rng(0)) for up in (True, False))
+    up, down = (motiondigits.render(scan, way, np.random.default_rng(0)) for way in ("Up", "Down"))
     assert up.shape == (12, 32, 32, 3) and up.dtype == np.uint8
     assert (up[0] == down[0]).all() and all(abs(up[t].astype(int) - down[t]).max() > 50 for t in range(1, 12))
+
+
+@pytest.fixture(scope="module")
+def twin_clips(twin):
+    """Of the training and the test clips of AppearanceDigits: grey frames (N, T, H, W), the steps (N, 2) in rows and
+    columns that they move by, and labels."""
+    data, found = get_dataset("AppearanceDigits", twin), []
+    for clips in (data.train, data.test):
+        frames = uint8(clips, range(len(clips))).numpy().astype(float).mean(2)
+        waves = np.fft.fft2(frames - frames.mean((2, 3), keepdims=True))
+        fits = np.fft.ifft2(waves[:, 1:] * waves[:, :-1].conj()).real.sum(1)     # of each step, with wrap-around
+        steps = np.stack(np.unravel_index(fits.reshape(len(fits), -1).argmax(1), fits.shape[1:]), 1)
+        found.append((frames, (steps + 16) % 32 - 16, clips.labels.numpy()))
+    return found
+
+
+def nearest(train, test):
+    """Share of the test clips whose nearest training clip by a feature (N, D) has their label."""
+    (features, labels), (others, wanted) = train, test
+    return (labels[((others[:, None] - features) ** 2).sum(2).argmin(1)] == wanted).mean()
+
+
+def test_the_twin_moves_in_any_direction_whatever_the_digit(twin_clips):
+    steps, labels = (np.concatenate(both) for both in zip(*(found[1:] for found in twin_clips), strict=True))
+    speeds, angles = np.linalg.norm(steps, axis=1), np.arctan2(*steps.T)
+    assert ((speeds > 1.5) & (speeds < 5)).mean() > 0.98
+    for k in range(10):
+        assert np.histogram(angles[labels == k], 4, (-np.pi, np.pi))[0].min() >= 10     # of 96
+    assert nearest(*((found[1], found[2]) for found in twin_clips)) < 0.2     # ten classes
+
+
+@pytest.mark.parametrize("t", [0, 5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_frame_of_the_twin_tells_its_digit_and_not_its_direction(t, axis, twin_clips):
+    shapes = []     # which no movement with wrap-around changes
+    for frames, _, labels in twin_clips:
+        shape = abs(np.fft.fft2(frames[:, t]))[:, :9].reshape(len(frames), -1)[:, 1:]
+        shapes.append((shape / np.linalg.norm(shape, axis=1, keepdims=True), labels))
+    assert nearest(*shapes) > 0.5
+    places = np.concatenate([heights((frames[:, t] if axis == 0 else frames[:, t].swapaxes(1, 2))[:, None])
+                             for frames, _, _ in twin_clips])
+    steps = np.concatenate([steps[:, axis] for _, steps, _ in twin_clips])
+    assert np.histogram(places, 4, (-np.pi, np.pi))[0].min() > 200
+    first, second = np.sort(places[steps < -1]), np.sort(places[steps > 1])
+    points = np.sort(places)
+    gap = np.searchsorted(first, points) / len(first) - np.searchsorted(second, points) / len(second)
+    assert abs(gap).max() < 1.63 * (1 / len(first) + 1 / len(second)) ** 0.5       # Kolmogorov-Smirnov, 1 %
+
+
+def test_the_command_writes_the_twin(few, tmp_path, run_here):
+    words = "extract_frames/make_motiondigits.py", "--dataset", "AppearanceDigits", "--data_path", tmp_path, "--seed", 3
+    assert run_here(*words).out.splitlines() == [str(tmp_path / "AppearanceDigits")]
+    assert contents(tmp_path / "AppearanceDigits") == contents(
+        motiondigits.make(tmp_path / "again", 3, "AppearanceDigits"))
 
 
 def test_a_killed_writer_leaves_no_half_data_set(few, tmp_path, monkeypatch):
