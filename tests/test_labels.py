@@ -233,8 +233,8 @@ def test_a_teacher_of_more_experts_than_there_are(script):
 @pytest.mark.parametrize("method,flags", [
     ("DM", {"labels": "teacher"}), ("S2D-DM", {"labels": "teacher", "store": "uint8"}),
     ("herding", {"labels": "teacher"}), ("MTT", {"labels": "learned", "lr_labels": 1.0}),
-    ("S2D-MTT", {"labels": "teacher"}), ("FRePo", {"labels": "class"}), ("FRePo", {"labels": "teacher", "teacher": 2})], ids=lambda value: (
-        value if isinstance(value, str) else value["labels"]))
+    ("S2D-MTT", {"labels": "teacher"}), ("FRePo", {"labels": "class"}), ("FRePo", {"labels": "teacher", "teacher": 2})],
+    ids=lambda value: value if isinstance(value, str) else value["labels"])
 def test_labels_of_every_kind_of_script(method, flags, script, tmp_path):
     """A set is saved with the labels of the clips as they are stored, scored with them, and scored again the same."""
     if flags["labels"] == "teacher":
