@@ -72,8 +72,8 @@ class Bank:
     def network_seed(self, iteration):
         return self.seed_of(self.index(iteration))
 
-    def means(self, iteration, classes, embed, generator, device):
-        """(len(classes), D); embed and generator are not needed."""
+    def means(self, iteration, classes, embed, generator, device, of=class_means):
+        """(len(classes), D); what makes them is not needed."""
         return self.load(self.index(iteration), device)[classes.start:classes.stop]
 
     def path(self, index):

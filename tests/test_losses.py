@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 import buffer
 import distill_DC
+import distill_DM
 import distill_MTT
 import utils
 from conftest import NET
@@ -26,6 +27,7 @@ from distill_utils.run import Run
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, storage_bytes
 from distill_utils.synset import SETS, ImageSet, StaticDynamicSet, VideoSet, all_pairs, load_synset, method_name
+from distill_utils.tensors import TensorFile
 from networks import ConvNet3D, lookup
 from runs import LOSSES, PAIRS, S2D, TINY, break_off, content, make_experts, words
 
@@ -338,6 +340,124 @@ def test_a_frozen_part_stays_as_it_was(script):
     start, _ = load_synset(script("S2D-DM", "b", Iteration=1, lr_static=1e-30) / "synset.safetensors")
     trained, _ = load_synset(script("S2D-DM", "c", Iteration=2) / "synset.safetensors")
     assert torch.equal(synset.static, start.static) and not torch.equal(trained.static, start.static)
+
+
+# ---- trained networks in DM, rules of MTT -----------------------------------------------------------------------
+
+def seen_networks(script, monkeypatch, name, *switches, **flags):
+    """The weights of the networks that a run of DM embeds with, one of each iteration."""
+    seen = []
+    original = distill_DM.dm_loss
+    with monkeypatch.context() as patch:
+        patch.setattr(distill_DM, "dm_loss", lambda embed, *rest: (
+            seen.append(embed.__closure__), original(embed, *rest))[1])
+        script("DM", name, *switches, **flags)
+    networks = [next(cell.cell_contents for cell in cells if isinstance(cell.cell_contents, torch.nn.Module))
+                for cells in seen]
+    return [torch.cat([value.flatten() for value in network.parameters()]) for network in networks]
+
+
+def test_networks_that_compare_are_experts_where_asked(script, monkeypatch):
+    """Each is a snapshot of an expert, of the epochs that may be drawn, and with a bank the same ones come again."""
+    def snapshots(epochs):
+        for file in sorted((script.experts / "MotionDigits" / NET).glob("*.safetensors")):
+            expert = TensorFile(file)
+            for epoch in epochs:
+                yield torch.cat([expert.read(f"{epoch}/{name}").flatten() for name in expert.header["parameters"]])
+
+    flags = {"networks": "experts", "Iteration": 6}
+    for name, own, epochs in [
+            ("all", {}, (0, 1, 2)), ("late", {"min_start_epoch": 2}, (2,)), ("early", {"max_start_epoch": 1}, (0,)),
+            ("bank", {"bank": 2, "min_start_epoch": 1}, (1, 2)), ("later", {"ce_weight": 0.5, "later": 1}, (0, 1, 2))]:
+        seen = seen_networks(script, monkeypatch, name, **flags, **own)
+        known = list(snapshots(epochs))
+        assert len(seen) == 6 and all(any(torch.equal(weights, one) for one in known) for weights in seen)
+        different = len({tuple(weights[:50].tolist()) for weights in seen})
+        assert different == 2 if name == "bank" else different > 1
+    with pytest.raises(ValueError, match="keeps the epochs 0-2, none of them from --min_start_epoch 7"):
+        script("DM", "none", **flags, min_start_epoch=7)
+    with pytest.raises(ValueError, match="--ce_weight 1 asks what trained networks predict"):
+        script("DM", "random", ce_weight=1.0)
+    with pytest.raises(ValueError, match="--bank holds class means, and --kernel gaussian needs each clip"):
+        script("DM", "kernel", bank=2, kernel="gaussian")
+
+
+def test_weights_of_classes_and_kernels_change_the_set(script):
+    sets = [(script("DM", name, Iteration=2, **flags) / "synset.safetensors").read_bytes() for name, flags in {
+        "plain": {}, "gaussian": {"kernel": "gaussian"}, "experts": {"networks": "experts"},
+        "ce": {"networks": "experts", "ce_weight": 5.0}, "ce_now": {"networks": "experts", "ce_weight": 5.0, "later": 0},
+    }.items()]
+    assert len(set(sets)) == 5
+
+
+def test_the_class_loss_is_of_the_later_expert(script, monkeypatch):
+    """With a weight so large that nothing else counts, the loss is the cross-entropy, summed over classes."""
+    folder = script("DM", "ce", networks="experts", ce_weight=1e6, Iteration=1, min_start_epoch=2)
+    line = lines(folder, "loss")[0] / 1e6
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    start = script("DM", "start", Iteration=1, lr_img=1e-30)
+    synset = load_synset(start / "synset.safetensors")[0]
+    clips, classes = synset.render(*all_pairs(synset))
+    found = []
+    for file in sorted((script.experts / "MotionDigits" / NET).glob("*.safetensors")):
+        expert = TensorFile(file)
+        network = utils.get_network(NET, spec).eval()
+        network.load_state_dict({name: expert.read(f"2/{name}") for name in expert.header["parameters"]})
+        found.append(torch.nn.functional.cross_entropy(network(utils.per_sample(clips)), classes).item())
+    assert min(abs(line - loss) for loss in found) < 1e-3
+
+
+def test_steps_whose_loss_is_too_large_change_nothing(script, tmp_path):
+    start = load_synset(script("MTT", "start", lr_img=1e-30, learn_rate=False) / "synset.safetensors")[0]
+    folder = script("MTT", "skipped", max_loss=1e-9)
+    assert torch.equal(load_synset(folder / "synset.safetensors")[0].videos, start.videos)
+    assert lines(folder, "skipped") == [1] * 4 and len(set(lines(folder, "syn_lr"))) == 1
+    taken = script("MTT", "taken", max_loss=1e9)
+    assert lines(taken, "skipped") == [] and not torch.equal(
+        load_synset(taken / "synset.safetensors")[0].videos, start.videos)
+
+
+def test_the_range_of_start_epochs_grows(script, monkeypatch):
+    from distill_utils.trajectories import Experts
+    seen, original = [], Experts.sample
+    monkeypatch.setattr(Experts, "sample", lambda self, seed, index, bound=None: (
+        seen.append(bound), original(self, seed, index, bound))[1])
+    script("MTT", "grows", Iteration=5, first_max_start_epoch=1, expansion_end=3, max_start_epoch=2)
+    assert seen == [1, 1, 1, 1, 2, 2, 2, 2, 2, 2]       # two experts a step
+    with pytest.raises(ValueError, match="give both, or neither"):
+        script("MTT", "half", first_max_start_epoch=1)
+    with pytest.raises(ValueError, match="--first_max_start_epoch 5 is above --max_start_epoch 2"):
+        script("MTT", "above", first_max_start_epoch=5, expansion_end=3)
+
+
+def test_the_running_mean_of_a_set(script, monkeypatch):
+    """By hand from the sets of runs of 0, 1 and 2 steps; broken off, it goes on."""
+    sets = [load_synset(script("MTT", f"steps{n}", Iteration=n, eval_it=9) / "synset.safetensors")[0].videos
+            for n in (1, 2, 3)]
+    start = load_synset(script("MTT", "start", Iteration=1, lr_img=1e-30) / "synset.safetensors")[0].videos
+    mean = start
+    for it, videos in enumerate(sets):
+        share = min(0.15, (1 + it) / (10 + it))
+        mean = share * mean + (1 - share) * videos
+    folder = script("MTT", "mean", Iteration=3, eval_it=9, ema=0.15)
+    torch.testing.assert_close(load_synset(folder / "synset.safetensors")[0].videos, mean)
+    break_off(monkeypatch, script, "MTT", "log", 2, Iteration=3, eval_it=9, ema=0.15)
+    assert content(script("MTT", "broken", "--resume", Iteration=3, eval_it=9, ema=0.15)) == content(folder)
+
+
+def test_hallucinators_are_pushed_apart(script):
+    """Alone (no other rate counts), it lowers the cosine of what two of them make."""
+    plain, apart = (script("S2D-MTT", name, hal_diversity=weight, lr_hal=0.01, lr_static=0, lr_dynamic=0, Iteration=3,
+                           grad_clip=1) for name, weight in (("plain", 0), ("apart", 1e4)))
+    cosines = []
+    for folder in (plain, apart):
+        synset = load_synset(folder / "synset.safetensors")[0]
+        classes, slots = all_pairs(synset)
+        a, b = (synset.render(classes, slots, variants=torch.full_like(classes, n))[0].flatten(1) for n in (0, 1))
+        cosines.append(float(torch.cosine_similarity(a, b).mean()))
+    assert cosines[1] < cosines[0]
+    with pytest.raises(ValueError, match="--hal_diversity 0.1 pushes several hallucinators apart"):
+        script("S2D-MTT", "one", hal_diversity=0.1, n_hal=1)
 
 
 # ---- rates ---------------------------------------------------------------------------------------------------------

@@ -10,10 +10,13 @@ from distill_utils.matching import (
     chunked_gradient,
     class_means,
     dc_loss,
+    diversity_loss,
     dm_loss,
+    embed_classes,
     freeze_batchnorm,
     freeze_dropout,
     gradients,
+    mmd_loss,
 )
 from distill_utils.synset import StaticDynamicSet, VideoSet, all_pairs
 from networks import NETWORKS
@@ -47,6 +50,32 @@ def test_dm_loss_equals_the_loop_over_classes(network):
     naive = naive_dm(network.embed, real, synthetic)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, synthetic), torch.autograd.grad(naive, synthetic))
+
+
+def test_mmd_is_the_mean_of_all_kernels(network):
+    """By a loop over pairs, with the kernel as it is usually written; two samples that are one cost nothing."""
+    real, synthetic = clips(3, 4), clips(3, 2, seed=1).requires_grad_()
+    loss, naive = mmd_loss(network.embed, embed_classes(network.embed, real), synthetic), 0
+
+    def kernel(a, b):
+        a, b = a / a.norm(), b / b.norm()
+        return (-(a - b).square().sum() / 2).exp()
+
+    for k in range(3):
+        r, s = ([network.embed(clip[None])[0] for clip in part[k]] for part in (real, synthetic))
+        naive = naive + sum(kernel(a, b) for a in r for b in r) / 16 + sum(kernel(a, b) for a in s for b in s) / 4
+        naive = naive - 2 * sum(kernel(a, b) for a in r for b in s) / 8
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(torch.autograd.grad(loss, synthetic), torch.autograd.grad(naive, synthetic))
+    same = mmd_loss(network.embed, embed_classes(network.embed, real), real)
+    assert abs(float(same)) < 1e-12 < float(loss)
+
+
+def test_diversity_is_the_mean_cosine_of_all_pairs():
+    features = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    naive = [torch.cosine_similarity(features[i, b], features[j, b], 0)
+             for i in range(3) for j in range(i) for b in range(5)]
+    torch.testing.assert_close(diversity_loss(features), sum(naive) / len(naive))
 
 
 def dm(network, real):
