@@ -385,8 +385,8 @@ def test_networks_that_compare_are_experts_where_asked(script, monkeypatch):
 def test_weights_of_classes_and_kernels_change_the_set(script):
     sets = [(script("DM", name, Iteration=2, **flags) / "synset.safetensors").read_bytes() for name, flags in {
         "plain": {}, "gaussian": {"kernel": "gaussian"}, "experts": {"networks": "experts"},
-        "ce": {"networks": "experts", "ce_weight": 5.0}, "ce_now": {"networks": "experts", "ce_weight": 5.0, "later": 0},
-    }.items()]
+        "ce": {"networks": "experts", "ce_weight": 5.0},
+        "ce_now": {"networks": "experts", "ce_weight": 5.0, "later": 0}}.items()]
     assert len(set(sets)) == 5
 
 
