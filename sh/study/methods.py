@@ -1,0 +1,224 @@
+"""Makes one table of methods on a small data set, at so many clips a class. Called by methods.sh.
+
+    methods.py DATASET CLIPS [--out FOLDER] --search    tries the settings of each row on held-back training clips, and
+                                                        writes those that scored best to sh/study/chosen/
+    methods.py DATASET CLIPS [--out FOLDER]             makes the table with these settings, on other seeds, tested on
+                                                        the test clips
+
+Every run is a command of the scripts, and one that is finished is not made again. Two run side by side.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHOSEN = ROOT / "sh" / "study" / "chosen"
+SEARCH_SEEDS, SEEDS, HOLDOUT, EXPERTS, LANES = (100, 101), (0, 1, 2), 0.2, 10, 2
+NET = "ConvNet3DD2W16"
+SIZE = "--frames 8 --im_size 32"
+EPOCHS = {"MotionDigits": 60, "AppearanceDigits": 100, "GameClips": 40}       # of an expert
+TEACHER = f"--labels teacher --teacher {EXPERTS}"
+STUDENTS = "--expert_epochs 4 --max_start_epoch {starts} --batch_syn 20 --grad_clip 1 --Iteration 100"
+COSINE = "--schedule cosine --optim_net adamw --wd_net 0.01"
+
+
+class Row(NamedTuple):
+    title: str
+    command: str                # a script and its flags; {n} is the number of clips a class
+    settings: tuple = ("",)     # what the search chooses among
+    recipe: str = ""            # the row whose choice says how networks are trained on these labels
+    beside: str = "random"      # the row of random clips with labels of the same kind
+
+
+CLASS_RECIPES = ("", "--lr_net 0.03", f"{COSINE} --lr_net 1e-3")
+TEACHER_RECIPES = ("--lr_net 1e-3", "--lr_net 3e-3", "--loss kl --temperature 4 --lr_net 3e-3")
+LEARNED = f"--labels learned --teacher {EXPERTS} --loss ce {COSINE} --lr_net 1e-3"
+S2D = "--vpc {n} --spc {n} --dpc {n}"
+PIXEL_RATES = tuple(f"--optim adam --lr_img {rate}" for rate in (0.005, 0.02, 0.05))
+S2D_RATES = tuple(f"--optim adam --lr_static {rate} --lr_dynamic {rate} --lr_hal {rate / 4}"
+                  for rate in (0.005, 0.02, 0.05))
+MTT_PIXELS = tuple(f"{rate} --lr_teacher {lr}" for rate, lr in zip(
+    (PIXEL_RATES[1], PIXEL_RATES[1], PIXEL_RATES[0]), (0.05, 0.02, 0.05), strict=True))
+MTT_S2D = tuple(f"{rate} --lr_teacher {lr}" for rate, lr in zip(
+    (S2D_RATES[1], S2D_RATES[1], S2D_RATES[0]), (0.05, 0.02, 0.05), strict=True))
+FREPO = "--batch_real 128 --Iteration 500 --epoch_eval_train 300 --lr_net 1e-3"
+DM = "--batch_real 16 --Iteration 200"
+ROWS = {
+    "full": Row("all real clips", "evaluate.py --train_on full",
+                tuple(f"--epoch_eval_train {n}" for n in (20, 50, 100)), beside=""),
+    "random": Row("random", "distill_coreset.py --method random --ipc {n}", CLASS_RECIPES, beside=""),
+    "random_soft": Row("random, a teacher's labels", "distill_coreset.py --method random --ipc {n} " + TEACHER,
+                       TEACHER_RECIPES),
+    "herding": Row("herding", "distill_coreset.py --method herding --train_epochs 20 --ipc {n}", recipe="random"),
+    "herding_soft": Row("herding, a teacher's labels", "distill_coreset.py --method herding --train_epochs 20 "
+                        "--ipc {n} " + TEACHER, recipe="random_soft", beside="random_soft"),
+    "DM": Row("DM", f"distill_DM.py --ipc {{n}} {DM}", PIXEL_RATES, "random"),
+    "DM_experts": Row("DM under experts, a teacher's labels", f"distill_DM.py --ipc {{n}} {DM} --networks experts "
+                      + TEACHER, PIXEL_RATES, "random_soft", "random_soft"),
+    "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", MTT_PIXELS, "random"),
+    "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", MTT_PIXELS,
+                    beside="random_soft"),
+    "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", PIXEL_RATES, beside="random_soft"),
+    "S2D": Row("static + dynamic of random clips", f"distill_coreset.py --method random --set s2d {S2D}",
+               recipe="random"),
+    "S2D_soft": Row("static + dynamic of random clips, a teacher's labels", "distill_coreset.py --method random "
+                    f"--set s2d {S2D} {TEACHER}", recipe="random_soft", beside="random_soft"),
+    "S2D-DM": Row("DM+S2D", f"distill_s2d_DM.py {S2D} {DM} --static_init real", S2D_RATES, "random"),
+    "S2D-DM_experts": Row("DM+S2D under experts, a teacher's labels", f"distill_s2d_DM.py {S2D} {DM} "
+                          f"--static_init real --networks experts {TEACHER}", S2D_RATES, "random_soft", "random_soft"),
+    "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", MTT_S2D, "random"),
+    "S2D-MTT_soft": Row("MTT+S2D, learned labels", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real {LEARNED}",
+                        MTT_S2D, beside="random_soft"),
+    "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", S2D_RATES,
+                     beside="random_soft"),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=EPOCHS)
+    parser.add_argument("clips", type=int, help="a class")
+    parser.add_argument("--search", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder of the runs; result/study if not given")
+    parser.add_argument("--data_path", type=Path)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--dry_run", action="store_true", help="print the commands in place of running them")
+    args = parser.parse_args()
+    args.out = (args.out or ROOT / "result" / "study").resolve()
+    chosen_file = CHOSEN / f"{args.dataset}_{args.clips}.json"
+    chosen = json.loads(chosen_file.read_text()) if chosen_file.is_file() else {}
+    if args.search:
+        search(args, chosen, chosen_file)
+    elif missing := [name for name in args.rows if not args.dry_run and needs(name) - chosen.keys()]:
+        sys.exit(f"error: no settings are chosen yet for {', '.join(missing)}: run the same with --search")
+    else:
+        make_table(args, chosen)
+
+
+def needs(name):
+    """The rows whose choices a row is run with."""
+    return {other for other in (name if len(ROWS[name].settings) > 1 else "", ROWS[name].recipe) if other}
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+def command(args, name, setting, recipe, seed):
+    row = ROWS[name]
+    words = row.command.format(n=args.clips, starts=EPOCHS[args.dataset] - 4).split()
+    epochs = [] if name == "full" or "--epoch_eval_train" in words else ["--epoch_eval_train", "300"]
+    loop = ["--eval_it", "1000000"] if "--Iteration" in words else []
+    buffers = [] if words[0] == "evaluate.py" else ["--buffer_path", str(args.out / "buffers")]
+    label = f"{name}_{args.clips}" + "".join(setting.split() + recipe.split()).replace("--", "_")
+    held = "" if not args.search else "_held"
+    return [*words, *epochs, *setting.split(), *recipe.split(), *loop, *buffers, *data_flags(args), "--model", NET,
+            "--num_eval", "3", "--batch_train", "32", "--seed", str(seed), "--save_path", str(args.out / args.dataset),
+            "--name", f"{label}{held}_seed{seed}", "--resume"]
+
+
+def data_flags(args):
+    return ["--dataset", args.dataset, *SIZE.split(), *(["--holdout", str(HOLDOUT)] if args.search else []),
+            *(["--data_path", str(args.data_path)] if args.data_path else [])]
+
+
+def run(args, words):
+    """The result of a command; of one that is finished, as it was."""
+    if args.dry_run:
+        print("python", " ".join(words))
+        return None
+    if "--name" in words:
+        name = words[words.index("--name") + 1]
+        for file in (args.out / args.dataset).glob(f"*/{name}/result.json"):
+            return json.loads(file.read_text())
+    cores = max(1, (os.cpu_count() or 1) // LANES)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": str(cores), "CUDA_VISIBLE_DEVICES": ""})
+    if done.returncode:
+        sys.exit(f"error: {' '.join(words)}\n{done.stderr[-2000:]}")
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
+
+
+def run_all(args, jobs):
+    """Their results in order, two at a time. jobs: (what is printed, command)."""
+    def one(job):
+        result = run(args, job[1])
+        if result and "top1_mean" in result:
+            start = f"{100 * result['top1_start_mean']:.1f} -> " if "top1_start_mean" in result else ""
+            print(f"{job[0]}: {start}{100 * result['top1_mean']:.1f} %, {result['seconds']:.0f} s", file=sys.stderr)
+        return result
+    with ThreadPoolExecutor(1 if args.dry_run else LANES) as lanes:
+        return list(lanes.map(one, jobs))
+
+
+def make_experts(args):
+    words = ["buffer.py", *data_flags(args), "--model", NET, "--num_experts", str(EXPERTS), "--train_epochs",
+             str(EPOCHS[args.dataset]), "--keep_epochs", "all", "--lr_teacher", "0.1", "--batch_train", "128",
+             "--buffer_path", str(args.out / "buffers")]
+    run_all(args, [("experts", words)] * (1 if args.dry_run else LANES))
+
+
+# ---- search -------------------------------------------------------------------------------------------------------
+
+def search(args, chosen, file):
+    """Chooses a setting for each row that has several: rows whose choice others use come first in ROWS."""
+    make_experts(args)
+    for name in args.rows:
+        settings = ROWS[name].settings
+        if len(settings) == 1:
+            continue
+        recipe = chosen.get(ROWS[name].recipe, "")
+        jobs = [(f"{name} [{setting}] seed {seed}", command(args, name, setting, recipe, seed))
+                for setting in settings for seed in SEARCH_SEEDS]
+        results = run_all(args, jobs)
+        if args.dry_run:
+            continue
+        scores = [mean(r["top1_mean"] for r in results[i:i + len(SEARCH_SEEDS)])
+                  for i in range(0, len(results), len(SEARCH_SEEDS))]
+        chosen[name] = settings[scores.index(max(scores))]
+        print(f"{name}: " + ", ".join(f"[{setting}] {100 * score:.1f}" for setting, score in
+                                      zip(settings, scores, strict=True)) + f" -> [{chosen[name]}]", flush=True)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(chosen, indent=1) + "\n")
+
+
+# ---- table --------------------------------------------------------------------------------------------------------
+
+def make_table(args, chosen):
+    make_experts(args)
+    jobs = [(f"{name} seed {seed}", command(args, name, chosen.get(name, ROWS[name].settings[0]),
+                                         chosen.get(ROWS[name].recipe, ""), seed))
+            for seed in SEEDS for name in args.rows]
+    results = run_all(args, jobs)
+    if args.dry_run:
+        return
+    found = {name: results[i::len(args.rows)] for i, name in enumerate(args.rows)}
+    print(f"**{args.dataset}, {args.clips} clip{'s' * (args.clips > 1)} a class, 8x32x32, {NET}; seeds "
+          f"{', '.join(map(str, SEEDS))}, 3 networks each**\n")
+    print("| method | before training | top-1 % | by seed | over random with such labels | bytes stored | seconds "
+          "distilling |\n" + "| --- " * 7 + "|")
+    for name, rows in found.items():
+        top1 = [100 * r["top1_mean"] for r in rows]
+        start = f"{mean(100 * r['top1_start_mean'] for r in rows):.1f}" if "top1_start_mean" in rows[0] else ""
+        ahead = ""
+        if ROWS[name].beside in found:
+            ahead = plus_minus([a - 100 * r["top1_mean"] for a, r in zip(top1, found[ROWS[name].beside], strict=True)])
+        trained = f"{mean(r['distill_seconds'] for r in rows):.0f}" if start else ""
+        print(f"| {ROWS[name].title} | {start} | {plus_minus(top1)} | {' / '.join(f'{x:.1f}' for x in top1)} | {ahead} "
+              f"| {rows[0]['storage_bytes']:,} | {trained} |")
+    file = args.out / args.dataset / f"table_{args.clips}.json"
+    file.write_text(json.dumps([r for rows in found.values() for r in rows], indent=1) + "\n")
+    print(f"TABLE {file}")
+
+
+def plus_minus(values):
+    """Mean +- standard error over seeds."""
+    return f"{mean(values):.1f} ± {stdev(values) / len(values) ** 0.5:.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The study of methods: its commands are such as the scripts take, and search and table work on tiny data."""
+import importlib.util
+import json
+import shlex
+import sys
+
+import pytest
+
+import buffer
+import distill_coreset
+import distill_DM
+import distill_FRePo
+import distill_MTT
+import distill_s2d_DM
+import distill_s2d_FRePo
+import distill_s2d_MTT
+import evaluate
+from conftest import ROOT, run_script
+
+MODULES = {module.__name__: module for module in (buffer, distill_coreset, distill_DM, distill_FRePo, distill_MTT,
+                                                  distill_s2d_DM, distill_s2d_FRePo, distill_s2d_MTT, evaluate)}
+
+
+def load():
+    spec = importlib.util.spec_from_file_location("methods", ROOT / "sh" / "study" / "methods.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("flags", [[], ["--search"]])
+def test_every_command_parses_and_says_what_the_row_says(flags, parse):
+    done = run_script("sh/study/methods.py", "GameClips", 5, "--dry_run", "--rows", *load().ROWS, *flags)
+    lines = done.stdout.splitlines()
+    names = set()
+    for line in lines:
+        script, *words = shlex.split(line.removeprefix("python "))
+        args = parse(MODULES[script.removesuffix(".py")], words)
+        assert (args.holdout == 0.2) == bool(flags) and args.dataset == "GameClips"
+        if script != "buffer.py":
+            assert args.resume and args.name not in names
+            names.add(args.name)
+            assert args.seed in ((100, 101) if flags else (0, 1, 2))
+    rows = load().ROWS.values()
+    wanted = sum(2 * len(row.settings) for row in rows if len(row.settings) > 1) if flags else 3 * len(rows)
+    assert len(lines) == 1 + wanted
+
+
+def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
+    """Choices come from held-back clips and the seeds of the search; the table is of other seeds; nothing that is
+    finished is made again."""
+    methods = load()
+    monkeypatch.setattr(methods, "SIZE", "--frames 4 --im_size 16 --device cpu")
+    monkeypatch.setattr(methods, "HOLDOUT", 0.5)
+    monkeypatch.setattr(methods, "EXPERTS", 1)
+    monkeypatch.setitem(methods.EPOCHS, "MotionDigits", 10)
+    tiny = "--ipc {n} --num_eval 1 --epoch_eval_train 1"
+    rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.1", "--lr_net 0.2"), beside=""),
+            "DM": methods.Row("DM", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2", ("--lr_img 1",), "random")}
+    monkeypatch.setattr(methods, "ROWS", rows)
+    monkeypatch.setattr(methods, "CHOSEN", tmp_path / "chosen")
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["methods.py", "MotionDigits", "1", "--data_path", str(few_digits), "--out",
+                                          str(tmp_path / "out"), "--rows", "random", "DM", *words])
+        methods.main()
+        return capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match="no settings are chosen yet for random, DM: run the same with --search"):
+        call()
+    out = call("--search")
+    chosen = json.loads((tmp_path / "chosen" / "MotionDigits_1.json").read_text())
+    assert chosen["random"] in rows["random"].settings and "-> [--lr_net" in out and "DM" not in chosen
+    found = list((tmp_path / "out" / "MotionDigits").glob("*/*/result.json"))
+    results = [json.loads(file.read_text()) for file in found]
+    assert {r["seed"] for r in results} == {100, 101} and all(r["holdout"] == 0.5 for r in results)
+
+    out = call()
+    table = json.loads(out.strip().splitlines()[-1].removeprefix("TABLE ") and (
+        tmp_path / "out" / "MotionDigits" / "table_1.json").read_text())
+    assert [(r["method"], r["seed"]) for r in table] == [(m, s) for m in ("random", "DM") for s in (0, 1, 2)]
+    assert all(r["holdout"] is None and f"--lr_net {r['lr_net']:g}" == chosen["random"] for r in table)
+    assert out.count("\n| ") == 4 and "| DM |" in out
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*/*/*/result.json")}
+    assert call() == out and times == {file: file.stat().st_mtime_ns for file in times}
