@@ -68,7 +68,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.95):
 
     def make_network(*which):
         with run.seeded("pool", *which):
-            return utils.get_network(args.model, spec, run.device)
+            return utils.get_network(args.model, spec, run.device, dist=True)
 
     networks = Pool(make_network, args.pool, args.pool_updates, args.lr_pool)
     run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks)
@@ -154,7 +154,7 @@ class Pool:
         self.optimizers[number] = torch.optim.Adam(self.networks[number].parameters(), lr=self.lr)
 
     def state_dict(self):
-        return {str(number): {"births": births, "updates": updates, "network": network.state_dict(),
+        return {str(number): {"births": births, "updates": updates, "network": _plain(network).state_dict(),
                               "optimizer": optimizer.state_dict()}
                 for number, (births, updates, network, optimizer) in enumerate(
                     zip(self.births, self.updates, self.networks, self.optimizers, strict=True))}
@@ -163,8 +163,13 @@ class Pool:
         for number in range(len(self.networks)):
             saved = state[str(number)]
             self.births[number], self.updates[number] = saved["births"], saved["updates"]
-            self.networks[number].load_state_dict(saved["network"])
+            _plain(self.networks[number]).load_state_dict(saved["network"])
             self.optimizers[number].load_state_dict(saved["optimizer"])
+
+
+def _plain(network):
+    """The network of a data-parallel one."""
+    return getattr(network, "module", network)
 
 
 if __name__ == "__main__":
