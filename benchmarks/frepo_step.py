@@ -14,6 +14,7 @@ import common
 import dm_step
 import plain
 import torch
+from torch.nn.functional import normalize
 
 from distill_utils.device import in_precision, resolve_precision
 from distill_utils.labels import centred
@@ -45,10 +46,10 @@ def make(kind, args, device):
     def floats():
         return plain.preload(clips, device)[0]
 
-    def gradient(loss, network):
+    def gradient(loss, network):       # each of length 1, so that no tensor drowns in another
         grads = [value.grad for value in (*learned, *network.parameters())]
         synset.zero_grad()
-        return lambda: (loss.item(), torch.cat([grad.flatten() for grad in grads]).cpu())
+        return lambda: (loss.item(), torch.cat([normalize(grad.flatten(), dim=0) for grad in grads]).cpu())
 
     def plain_side():
         network, optimizer = network_of("plain")
