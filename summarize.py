@@ -14,11 +14,16 @@ from distill_utils.synset import SETS
 from distill_utils.tensors import check_file
 
 TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
-          "static": "static images alone", "DM": "pixels (DM)", "MTT": "pixels (MTT)",
+          "static": "static images alone", "DM": "pixels (DM)", "MTT": "pixels (MTT)", "FRePo": "pixels (FRePo)",
           "S2D-DM": "static + dynamic (DM+S2D)", "S2D-MTT": "static + dynamic (MTT+S2D)",
+          "S2D-FRePo": "static + dynamic (FRePo+S2D)",
           "DC": "static images on single frames (DC)"}
 # rows come in this order; methods that are not in it, by name, after it
-ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "S2D-DM", "S2D-MTT")
+ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "FRePo", "S2D-DM", "S2D-MTT",
+         "S2D-FRePo")
+# what a row's title says of labels that are no class numbers, whatever the method's default: they need a row of random
+# clips with labels of the same kind beside them
+LABELS = {"teacher": ", a teacher's labels", "learned": ", learned labels"}
 # of entries that rows are sorted and titled by
 TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None))}
 
@@ -105,6 +110,7 @@ def title(r):
     label, _, loss = r["method"].partition("-")
     sets = {kind.label: name for name, kind in SETS.items()}
     name = TITLES.get(r["method"]) or (f"{sets[label]} ({loss})" if label in sets else r["method"])
+    name += LABELS.get(r.get("labels"), "")
     name += ", scored again" if r.get("scored_again") else ""
     return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")
 

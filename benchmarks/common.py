@@ -52,12 +52,14 @@ def make_clips(size):
                                  labels=np.arange(n) % classes, counts=np.full(n, frames)), shown)
 
 
-def make_set(size, kind, seed=0):
-    """A VideoSet or a StaticDynamicSet of random values, with one image and one memory a clip."""
+def make_set(size, kind, seed=0, **labels):
+    """A VideoSet or a StaticDynamicSet of random values, with one image and one memory a clip. labels: as sets take
+    them."""
     _, classes, frames, pixels, _, ipc = size_of(size)
     shape = (frames, 3, pixels, pixels)
     with seeded(seed):
-        synset = VideoSet(classes, ipc, shape) if kind == "pixels" else StaticDynamicSet(classes, ipc, ipc, ipc, shape)
+        synset = (VideoSet(classes, ipc, shape, **labels) if kind == "pixels" else
+                  StaticDynamicSet(classes, ipc, ipc, ipc, shape, **labels))
         for name, value in synset.named_parameters():
             if not name.startswith("hallucinators"):
                 value.data.normal_()
@@ -155,7 +157,7 @@ def conditions(args):
 def main(name, doc, kinds, make):
     """A program that compares "plain" with "ours" for each kind. make(kind, args, device) -> {side: call}, in the order
     in which they take turns. What a call returns gives (loss, vector) when it is called in turn, which is not timed;
-    the difference is told from each side's first."""
+    the difference is told from each side's first. None of a side that computes something else."""
     args = parser_of(doc).parse_args()
     device, facts = conditions(args)
     if args.only_memory:
@@ -175,7 +177,8 @@ def main(name, doc, kinds, make):
                                                 "--precision", args.precision, "--only_memory", kind, side)
         for side in list(sides)[1:]:
             row[f"{side}_ratio"] = median(a / b for a, b in zip(seconds["plain"], seconds[side], strict=True))
-            row |= {f"{side}_{key}": value for key, value in difference(results["plain"], results[side]).items()}
+            if results[side]:
+                row |= {f"{side}_{key}": value for key, value in difference(results["plain"], results[side]).items()}
         rows.append(row)
         print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                         for key, value in row.items()), flush=True)

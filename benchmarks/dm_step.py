@@ -1,4 +1,4 @@
-"""One iteration of distribution matching: the published loop, ours, and ours with a bank of class means.
+"""One iteration of distribution matching: the published loop, ours, with a bank of class means, and under experts.
 
     python benchmarks/dm_step.py                                   # a few minutes on two cores
     python benchmarks/dm_step.py --size miniUCF101 --device cuda
@@ -6,9 +6,11 @@
 The iteration draws a network, embeds the real clips and the set, and backpropagates into the set; all clips of a class
 are drawn, so that all sides see the same. The plain side has its real clips as floats on the device; ours has bytes.
 Ours takes up to 640 real clips at a time (--chunk), where the plain loop takes a class, so it may hold more.
+Under an expert the weights are read from its file (--networks experts), here those of the other sides.
 Aims: ours at least 2.0 times as fast on a CPU, and 10 times on an H100 at the published size; with a bank 50 times.
 """
 from functools import cache
+from tempfile import TemporaryDirectory
 
 import common
 import plain
@@ -20,6 +22,7 @@ from distill_utils.device import in_precision, resolve_precision
 from distill_utils.matching import chunked_gradient, dm_loss
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import all_pairs
+from distill_utils.trajectories import Experts, load_weights, save_expert, snapshot
 from utils import get_network, per_sample
 
 
@@ -52,8 +55,10 @@ def make(kind, args, device):
     def embed_real(network, clips):
         return in_precision(network.embed, dtype)(per_sample(clips))
 
-    def ours(means_of):
+    def ours(means_of, weights=None):
         network = make_network()
+        if weights:
+            load_weights(network, weights())
 
         def loss_of(clips, classes):
             return dm_loss(lambda x: network.embed(per_sample(x)), means_of(network, classes), clips)
@@ -69,7 +74,16 @@ def make(kind, args, device):
         network = make_network()
         return torch.cat([sampled(network, [k]) for k in range(spec.num_classes)])
 
+    scratch = TemporaryDirectory()
+
+    @cache
+    def experts():
+        network = make_network()
+        save_expert(scratch.name, 0, network, {0: snapshot(network)}, {})
+        return Experts(scratch.name, network, 0, 0)
+
     return {"plain": plain_side, "ours": lambda: ours(sampled),
+            "experts": lambda: ours(sampled, lambda: experts().draw(0)[0]),
             "bank": lambda: ours(lambda network, classes: bank()[classes.start:classes.stop])}
 
 

@@ -97,6 +97,32 @@ def dm_loss(network, floats, members, synset):
     return loss
 
 
+def frepo_loss(network, floats, labels, synset, reg):
+    """Loss of one FRePo iteration: kernel ridge regression in float64, with a graph through all synthetic clips.
+    labels: class numbers of the real clips `floats`."""
+    synthetic = torch.stack([render(synset, *divmod(i, synset.num_slots)) for i in range(len(synset.labels))])
+    with torch.no_grad():
+        real = network.embed(standardise(floats)).double()
+    features, k = network.embed(standardise(synthetic)).double(), synset.num_classes
+    kernel = features @ features.T
+    ridge = reg * kernel.diagonal().mean() * torch.eye(len(kernel), device=kernel.device)
+    predictions = real @ features.T @ torch.linalg.inv(kernel + ridge) @ synset.labels.double()
+    regression = 0.5 * ((predictions - (F.one_hot(labels, k) - 1 / k)) ** 2).sum(1).mean()
+    first, second = synset.labels.sort(1, descending=True).values[:, :2].T
+    return regression - (first - second).clamp(max=1 / k).mean()
+
+
+def frepo_train(network, synset, optimizer):
+    """A step of FRePo's network on all clips of the set."""
+    network.train()
+    with torch.no_grad():
+        clips = torch.stack([render(synset, *divmod(i, synset.num_slots)) for i in range(len(synset.labels))])
+    loss = 0.5 * ((network(standardise(clips)) - synset.labels.detach()) ** 2).sum(1).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
 def train_epoch(network, dataset, order, optimizer, device="cpu"):
     """One epoch of cross-entropy steps over the batches of `order`."""
     network.train()

@@ -41,7 +41,7 @@ launch() {
     local gpus=$1 script=$2 command
     shift 2
     find_any_python
-    command=("$PYTHON" "$ROOT/$script" "$@")
+    command=("$PYTHON" "$ROOT/$script" --buffer_path "$ROOT/buffers" "$@")
     case "$gpus" in
         cpu) command=(env CUDA_VISIBLE_DEVICES= "${command[@]}" --device cpu) ;;
         *[!0-9,]* | "" | ,* | *, | *,,*) echo "GPUS must be cpu or numbers such as 0 or 0,1,2,3, not '$gpus'" >&2; exit 2 ;;

@@ -34,6 +34,7 @@ SCORED = TINY + " --num_eval 1 --epoch_eval_train 2 --save_path {world}/result -
 LOOP = SCORED + " --Iteration {iterations} --eval_it 2 --save_it 1"
 MTT = LOOP + " --syn_steps 2 --max_start_epoch 2 --buffer_path {world}/buffers"
 STATIC = " --path_static {world}/result/DC/x/synset.safetensors --vpc 1 --spc 2 --dpc 2"
+FREPO = " --batch_real 12 --pool 2 --pool_updates 1 --batch_pool 3"     # a network is renewed at once
 COMMANDS = {    # in their order: each may read what those before it left
     "experts": "buffer " + TINY + " --num_experts 2 --train_epochs 3 --max_start_epoch 2 --batch_train 8 "
                "--buffer_path {world}/buffers",
@@ -42,6 +43,9 @@ COMMANDS = {    # in their order: each may read what those before it left
     "S2D-DM": "distill_s2d_DM " + LOOP + STATIC + " --batch_real 2",
     "MTT": "distill_MTT " + MTT + " --train_lr",
     "S2D-MTT": "distill_s2d_MTT " + MTT + STATIC + " --store uint8",
+    "FRePo": "distill_FRePo " + LOOP + FREPO,
+    "S2D-FRePo": "distill_s2d_FRePo " + LOOP + STATIC + FREPO + " --labels teacher --teacher 2 --buffer_path "
+                 "{world}/buffers",
     "herding": "distill_coreset " + SCORED + " --method herding --train_epochs 1",
     "k-center": "distill_coreset " + SCORED + " --method k-center --pretrained_path "
                 "{world}/result/herding/x/network.safetensors",
@@ -56,6 +60,7 @@ READ_BY = {     # files, and a command that reads them; with True one that goes 
     "result/DC/x/checkpoint.pt": ("DC", True), "result/DM/x/checkpoint.pt": ("DM", True),
     "result/S2D-DM/x/checkpoint.pt": ("S2D-DM", True), "result/MTT/x/checkpoint.pt": ("MTT", True),
     "result/S2D-MTT/x/checkpoint.pt": ("S2D-MTT", True),
+    "result/FRePo/x/checkpoint.pt": ("FRePo", True), "result/S2D-FRePo/x/checkpoint.pt": ("S2D-FRePo", True),
     "result/S2D-DM/x/synset.safetensors": ("score", False), "result/DC/x/synset.safetensors": ("S2D-DM", False),
     "result/herding/x/network.safetensors": ("k-center", False), "result/DM/x/result.json": ("table", False),
     "buffers/MotionDigits/*/expert_*": ("MTT", False), "buffers/MotionDigits/*/buffer.json": ("experts", False),

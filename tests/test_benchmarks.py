@@ -17,8 +17,8 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 EXACT = SimpleNamespace(size="tiny", precision="fp32")
-KINDS = [("dm_step", "pixels"), ("dm_step", "s2d"), ("eval_epoch", "pixels"), ("eval_epoch", "s2d"),
-         ("buffer_epoch", "real"), ("test_pass", "real")]
+KINDS = [("dm_step", "pixels"), ("dm_step", "s2d"), ("frepo_step", "pixels"), ("frepo_step", "s2d"),
+         ("eval_epoch", "pixels"), ("eval_epoch", "s2d"), ("buffer_epoch", "real"), ("test_pass", "real")]
 
 
 @pytest.mark.parametrize("name,kind", KINDS)
@@ -26,8 +26,7 @@ def test_in_float32_all_sides_compute_the_same(name, kind):
     sides = importlib.import_module(name).make(kind, EXACT, torch.device("cpu"))
     loss, vector = sides.pop("plain")()()
     assert sides and vector.norm() > 0
-    for solve in sides.values():
-        ours = solve()()
+    for ours in filter(None, (solve()() for solve in sides.values())):      # None of what computes something else
         assert float(ours[0]) == pytest.approx(float(loss), rel=1e-4)
         torch.testing.assert_close(ours[1], vector, rtol=1e-3, atol=1e-4 * float(vector.abs().max()))
 

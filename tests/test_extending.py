@@ -13,11 +13,12 @@ from PIL import Image
 import distill_coreset
 import distill_DC
 import distill_DM
+import distill_FRePo
 import distill_MTT
 import evaluate
 import networks
 from conftest import NET, ROOT
-from distill_utils import check, dataset, synset
+from distill_utils import args, check, dataset, labels, synset
 
 BLOCKS = re.findall(r"```python\n# (.*?)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 FAST = ["--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--name", "x"]
@@ -71,19 +72,24 @@ def test_a_data_set_and_a_network_are_a_row_each(add, tmp_path, monkeypatch, cap
 
 def test_a_set_is_a_class_and_works_under_every_loss(add, few_digits, few_experts, tmp_path, monkeypatch, capsys):
     sets = add("a class of distill_utils/synset.py", synset, "SETS")
+    monkeypatch.setattr(args, "LOSSES", add("a loss of distill_utils/labels.py", labels, "LOSSES"))
     where = ["--model", NET, "--data_path", few_digits, "--save_path", tmp_path, *FAST]
     for module, method, flags in (
             (distill_DM, "Half-DM", ["--Iteration", 2, "--batch_real", 2]),
+            (distill_FRePo, "Half-FRePo", ["--Iteration", 2, "--batch_real", 8]),
             (distill_DC, "Half-DC", ["--Iteration", 1, "--batch_real", 2]),
             (distill_MTT, "Half-MTT", ["--Iteration", 2, "--syn_steps", 2, "--max_start_epoch", 2, "--buffer_path",
                                        few_experts]),
-            (distill_coreset, "Half-random", ["--store", "uint8"])):
+            (distill_coreset, "Half-random", ["--store", "uint8", "--labels", "teacher", "--teacher", 2, "--loss",
+                                              "cosine", "--buffer_path", few_experts])):
         monkeypatch.setattr(module, "SETS", sets)
         run(module, monkeypatch, "--set", "half", *where, *flags)
         file = tmp_path / method / "x" / "synset.safetensors"
         loaded, header = synset.load_synset(file)
         assert header["method"] == method and loaded.videos.shape == (10, 8, 3, 16, 16)
-        assert json.loads(capsys.readouterr().out.splitlines()[-1][7:])["storage_bytes"] in (245_760, 61_440 + 24)
+        stored = json.loads(capsys.readouterr().out.splitlines()[-1][7:])["storage_bytes"]
+        assert stored == {"Half-FRePo": 245_760 + 400, "Half-random": 61_440 + 24 + 400}.get(method, 245_760)
+    assert header["recipe"]["loss"] == "cosine" and loaded.labels.std() > 0
     run(evaluate, monkeypatch, "--synset", file, *where)
     assert torch.isfinite(synset.load_synset(file)[0].render(*synset.all_pairs(loaded))[0]).all()
 

@@ -28,7 +28,7 @@ def test_nothing_below_the_scripts_imports_a_script():
     scripts = {name for name in FILES if "." not in name} - {"utils", "networks"}
     importers = {name: imports(path) & scripts for name, path in FILES.items()}
     assert {name: found for name, found in importers.items() if found} == {
-        "distill_s2d_DM": {"distill_DM"}, "distill_s2d_MTT": {"distill_MTT"}}
+        f"distill_s2d_{loss}": {f"distill_{loss}"} for loss in ("DM", "MTT", "FRePo")}
 
 
 def test_the_bottom_imports_nothing_of_ours():

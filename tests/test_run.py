@@ -281,6 +281,20 @@ def test_a_damaged_result_is_not_put_into_a_table(script, tmp_path, monkeypatch)
         summarize.main()
 
 
+def test_rows_say_which_labels_are_no_class_numbers_and_stay_apart(script):
+    result = json.loads((script("FRePo", "x", Iteration=1) / "result.json").read_text())
+    assert result["labels"] == "learned"
+    titles = {("random", "class"): "random", ("random", "teacher"): "random, a teacher's labels",
+              ("FRePo", "learned"): "pixels (FRePo), learned labels",
+              ("S2D-FRePo", "class"): "static + dynamic (FRePo+S2D)"}
+    rows = [result | {"method": method, "labels": labels, "seed": seed} for seed in (0, 1) for method, labels in titles]
+    lines = summarize.table(rows, merge_seeds=True).splitlines()[4:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| {title}" for title in titles.values()]
+    assert all(line.split(" | ")[2] == "0 / 1" for line in lines)
+    del result["labels"]        # as before there were others
+    assert summarize.title(result | {"method": "random"}) == "random"
+
+
 def test_a_network_that_diverged_has_no_score(script, tmp_path):
     with pytest.raises(ValueError, match="not finite, so it has no score.*--lr_net"):
         script("DM", "x", lr_net=1e30, epoch_eval_train=3)

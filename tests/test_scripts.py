@@ -20,7 +20,7 @@ VIDEO = ["--model", NET, *SCORE]
 LOOP = ["--Iteration", 2, "--eval_it", 1]
 REAL = ["--batch_real", 2]
 SCRIPTS = ("distill_coreset.py", "distill_DC.py", "distill_DM.py", "distill_s2d_DM.py", "evaluate.py", "distill_MTT.py",
-           "distill_s2d_MTT.py")
+           "distill_s2d_MTT.py", "distill_FRePo.py", "distill_s2d_FRePo.py")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,11 @@ PUBLISHED = {   # script -> its defaults, and SGD's learning rates
     "distill_s2d_DM": ({"Iteration": 5000, "momentum": 0.95, "set": "s2d"},
                        {"lr_static": 100, "lr_dynamic": 1e-4, "lr_hal": 1e-5}),
     "distill_s2d_MTT": ({"Iteration": 10000, "momentum": 0.95, "lr_momentum": 0.9, "set": "s2d"},
-                        {"lr_static": 100, "lr_dynamic": 1e4, "lr_hal": 1e-3})}
+                        {"lr_static": 100, "lr_dynamic": 1e4, "lr_hal": 1e-3}),
+    "distill_FRePo": ({"Iteration": 10000, "batch_real": 512, "reg": 1e-6, "pool": 10, "pool_updates": 100,
+                       "lr_pool": 3e-4, "set": "pixels", "labels": "learned"}, {"lr_img": 30, "lr_labels": 2}),
+    "distill_s2d_FRePo": ({"Iteration": 10000, "batch_real": 512, "set": "s2d", "labels": "learned"},
+                          {"lr_static": 100, "lr_dynamic": 1e-4, "lr_hal": 1e-5, "lr_labels": 2})}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -178,7 +182,7 @@ def test_the_rates_that_are_shown_are_those_that_are_used(name, parse, monkeypat
     assert seen == [("sgd", rates)]
 
 
-@pytest.mark.parametrize("module,kind", [(name, kind) for name in ("distill_DC", "distill_DM", "distill_MTT")
+@pytest.mark.parametrize("module,kind", [(f"distill_{loss}", kind) for loss in ("DC", "DM", "MTT", "FRePo")
                                          for kind in SETS])
 def test_help_has_the_flags_of_the_set(module, kind, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [module, "--set", kind, "--help"])

@@ -9,4 +9,4 @@ shift 4
 launch "$GPU" distill_MTT.py --dataset "$DATASET" --ipc "$IPC" --lr_img "$LR" --init real --momentum 0.5 \
     --syn_steps 10 --expert_epochs 1 --max_start_epoch 10 --lr_teacher 0.01 --train_lr --lr_lr 1e-5 --min_lr 1e-3 \
     --Iteration 8000 --eval_it 400 --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 --model ConvNet3D --eval_mode SS \
-    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" --buffer_path "$ROOT/buffers" "$@"
+    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"

@@ -8,4 +8,4 @@ GPU=$1 DATASET=$2
 shift 2
 launch "$GPU" buffer.py --dataset "$DATASET" --model ConvNet3D --num_experts 30 --train_epochs 50 --lr_teacher 0.01 \
     --mom 0 --l2 0 --batch_train 256 --max_start_epoch 10 --expert_epochs 1 \
-    --preload --protocol paper --precision fp32 --buffer_path "$ROOT/buffers" "$@"
+    --preload --protocol paper --precision fp32 "$@"

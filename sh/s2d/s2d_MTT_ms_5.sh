@@ -13,4 +13,4 @@ launch_dynamic "$GPUS" distill_s2d_MTT.py --dataset "$DATASET" --vpc 5 --spc 10 
     --momentum 0.95 --syn_steps 5 --batch_syn 128 --expert_epochs 1 \
     --max_start_epoch 10 --lr_teacher 0.01 --train_lr --lr_lr 1e-5 --min_lr 1e-3 --Iteration 10000 --eval_it 200 \
     --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 --batch_train 128 --model ConvNet3D --eval_mode SS \
-    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" --buffer_path "$ROOT/buffers" "$@"
+    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"

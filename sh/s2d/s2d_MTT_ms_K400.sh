@@ -19,4 +19,4 @@ launch_dynamic "$GPUS" distill_s2d_MTT.py --dataset "$DATASET" --vpc 1 --spc 2 -
     --momentum 0.95 --syn_steps 10 --batch_syn 256 --expert_epochs 1 \
     --max_start_epoch 10 --lr_teacher 0.01 --train_lr --lr_lr 1e-5 --min_lr 1e-3 --Iteration 10000 --eval_it 1000 \
     --num_eval 3 --epoch_eval_train 500 --lr_net 0.01 --model ConvNet3D --eval_mode SS \
-    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" --buffer_path "$ROOT/buffers" "$@"
+    --preload --protocol paper --precision fp32 --save_path "$ROOT/result" "$@"
