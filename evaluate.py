@@ -61,6 +61,11 @@ def main():
     run = Run(parser, args, method, f"{method}_{source}_{flags.data_label(args)}_{pool[0]}_seed{args.seed}",
               folder="score" if again else None, recipe=recipe)      # so that no score can replace the set it scores
     data = utils.get_dataset(**flags.data_settings(args))
+    made_of = header.get("clips") or {}
+    if args.holdout and made_of.get("names") not in (None, data.train.identity()["names"]):
+        raise ValueError(f"{args.synset} was made of other clips than those that --holdout {args.holdout:g} leaves for "
+                         "training, and may have seen those that are held back: make it with the same --holdout, or "
+                         "leave it out")
     run.resume(data)
 
     # evaluation
@@ -69,6 +74,7 @@ def main():
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
     if args.synset:     # scored as its file holds it: the same seed gives what its run reported
         run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again and ours,
+                   labels=header.get("labelled", kind), teacher=header.get("teacher"),
                    storage_bytes=storage_bytes(synset, header["store"], spec))
     else:
         run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))

@@ -14,11 +14,11 @@ from distill_utils import images
 from distill_utils.clips import Clips, cache_folder, cached_frames
 from distill_utils.dataset import DATASETS, Spec, get_spec, read_folders  # noqa: F401 (handed on)
 from distill_utils.device import in_precision
+from distill_utils.holdout import held_back
 from distill_utils.labels import Recipe, label_loss, make_optimiser, rate_factor
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS, per_batch, per_sample  # noqa: F401 (handed on)
 from distill_utils.seeds import derive_seed, make_generator, seeded
-from distill_utils.splits import held_back
 from distill_utils.synset import all_pairs, fit
 from networks import NETWORKS, POOLS, check_network, get_eval_pool  # noqa: F401 (handed on)
 

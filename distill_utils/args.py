@@ -396,8 +396,6 @@ def teacher_of(args, data, device):
                          "leave it out")
     if args.labels == "class" or (args.labels == "learned" and not args.teacher):
         return None
-    if args.labels == "learned" and args.label_kind == "probabilities":
-        raise ValueError("--labels learned needs labels that may be any numbers, and not --label_kind probabilities")
     experts = find_experts(args, data.spec)
     experts.check_clips(data.train.identity(), args.dataset)
     return Teacher(experts, args.teacher or 5, lambda: lookup(args.model)(data.spec).to(device),

@@ -128,6 +128,8 @@ RATES = {"lr_labels": ("the labels, where --labels is learned", 2.0, 0.01)}
 def settings(args):
     """What a set is built with, of a script's arguments."""
     given = vars(args)
+    if given.get("labels") == "learned" and args.label_kind == "probabilities":
+        raise ValueError("--labels learned needs labels that may be any numbers, and not --label_kind probabilities")
     kind = "class" if given.get("labels", "class") == "class" else args.label_kind
     return {"label_kind": kind, "learn_labels": given.get("labels") == "learned"}
 

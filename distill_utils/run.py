@@ -332,7 +332,8 @@ class Run:
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
                         dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
                         protocol=self.args["protocol"],
-                        iteration=iteration, recipe=self.recipe._asdict(), **header)
+                        iteration=iteration, recipe=self.recipe._asdict(), labelled=self.args["labels"],
+                        teacher=self.args["teacher"], **header)
         scores = self.scores(iteration, networks[0])
         tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
                    f"{100 * scores['top1_std']:.1f} %, top-5 {100 * scores['top5_mean']:.1f} % "
@@ -380,7 +381,8 @@ class Run:
         """What a result says of labels, and of how networks were trained on them."""
         used = recipe_flags(self.recipe)
         del used["epoch_eval_train"]        # "epochs" from the beginning
-        return {"labels": self.args.get("labels", "class"), "teacher": self.args.get("teacher"), **used}
+        return {"labels": self.args.get("labels", "class"), "teacher": self.args.get("teacher"), **used,
+                "networks": self.args.get("networks"), "kernel": self.args.get("kernel")}
 
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""

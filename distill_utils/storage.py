@@ -114,9 +114,10 @@ def read_synset(path, kinds):
 def check_header(header, kinds):
     """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
     numbers = (int, float)
+    optional = {"method": str, "dataset": str, "syn_lr": numbers, "recipe": dict, "labelled": str, "teacher": int,
+                "clips": dict}
     types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
-             "labels": list, "store": str, "method": str, "dataset": str, "syn_lr": numbers, "recipe": dict}
-    optional = {"method", "dataset", "syn_lr", "recipe"}
+             "labels": list, "store": str, **optional}
     for name, wanted in types.items():
         value = header.get(name)
         if value is None and name in optional:

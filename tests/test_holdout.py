@@ -8,7 +8,8 @@ import torch
 import utils
 from conftest import NET
 from distill_utils.bank import Bank
-from distill_utils.splits import DataError, held_back
+from distill_utils.holdout import held_back
+from distill_utils.splits import DataError
 from distill_utils.synset import load_synset
 from runs import make_experts
 
@@ -110,3 +111,11 @@ def test_networks_are_tested_on_the_held_back_clips(halves, script, monkeypatch)
         seen.append(clips.names), original(network, clips, *a, **k))[1])
     script("DM", "held", holdout=0.5)
     assert seen and all(names == halves[1].test.names for names in seen)
+
+
+def test_a_set_that_may_have_seen_the_held_back_clips_is_not_scored_on_them(script):
+    whole, held = (script("DM", name, **flags) / "synset.safetensors" for name, flags in (
+        ("whole", {}), ("held", {"holdout": 0.5})))
+    script("score", "fine", synset=held, holdout=0.5)
+    with pytest.raises(ValueError, match="was made of other clips than those that --holdout 0.5 leaves for training"):
+        script("score", "flattered", synset=whole, holdout=0.5)
