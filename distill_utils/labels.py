@@ -108,9 +108,9 @@ def make_optimiser(parameters, optim, lr, weight_decay):
 
 def rate_factor(schedule, epoch, epochs, last_before_cut):
     """What the learning rate is multiplied by in an epoch (the first is 0). step: a tenth after epoch
-    `last_before_cut`; cosine: up a straight line in the first tenth, then down half a cosine to a hundredth."""
+    `last_before_cut`, of a single epoch never; cosine: up a straight line in the first tenth, then down half a cosine to a hundredth."""
     if schedule == "step":
-        return 0.1 if epoch > last_before_cut else 1.0
+        return 0.1 if epoch > last_before_cut >= 0 else 1.0
     if schedule == "constant":
         return 1.0
     warm_up = max(1, epochs // 10)

@@ -87,7 +87,7 @@ def test_schedules():
         return [rate_factor(name, epoch, epochs, cut) for epoch in range(epochs)]
 
     assert rates("constant", 5) == [1] * 5
-    assert rates("step", 6, 2) == [1, 1, 1, 0.1, 0.1, 0.1]
+    assert rates("step", 6, 2) == [1, 1, 1, 0.1, 0.1, 0.1] and rates("step", 1, -1) == [1]
     cosine = rates("cosine", 100)
     assert cosine[:10] == pytest.approx([0.1 * i for i in range(1, 11)]) and max(cosine) == cosine[9]
     assert cosine[9:] == sorted(cosine[9:], reverse=True) and 0.01 < cosine[-1] < 0.012

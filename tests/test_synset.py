@@ -199,11 +199,11 @@ def test_saved_sets_come_back_and_train_as_stored(tmp_path, synset, store):
 @pytest.mark.parametrize("store", ["float32", "bfloat16", "uint8"])
 def test_what_a_set_calls_exact_stays_so(store):
     class Exact(VideoSet):
-        exact = ("labels", "index", "mask")
+        exact = ("rows", "index", "mask")
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.register_buffer("labels", torch.full((10, 10), 1 / 3, dtype=torch.float64))
+            self.register_buffer("rows", torch.full((10, 10), 1 / 3, dtype=torch.float64))
             self.register_buffer("index", torch.arange(300, dtype=torch.int32))
             self.register_buffer("mask", torch.arange(8) % 2 == 0)
 
