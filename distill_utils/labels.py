@@ -108,7 +108,8 @@ def make_optimiser(parameters, optim, lr, weight_decay):
 
 def rate_factor(schedule, epoch, epochs, last_before_cut):
     """What the learning rate is multiplied by in an epoch (the first is 0). step: a tenth after epoch
-    `last_before_cut`, of a single epoch never; cosine: up a straight line in the first tenth, then down half a cosine to a hundredth."""
+    `last_before_cut`, of a single epoch never; cosine: up a straight line in the first tenth, then down half a cosine
+    to a hundredth."""
     if schedule == "step":
         return 0.1 if epoch > last_before_cut >= 0 else 1.0
     if schedule == "constant":
