@@ -454,7 +454,7 @@ def test_hallucinators_are_pushed_apart(script):
         synset = load_synset(folder / "synset.safetensors")[0]
         classes, slots = all_pairs(synset)
         a, b = (synset.render(classes, slots, variants=torch.full_like(classes, n))[0].flatten(1) for n in (0, 1))
-        cosines.append(float(torch.cosine_similarity(a, b).mean()))
+        cosines.append(torch.cosine_similarity(a, b).mean().item())
     assert cosines[1] < cosines[0]
     with pytest.raises(ValueError, match="--hal_diversity 0.1 pushes several hallucinators apart"):
         script("S2D-MTT", "one", hal_diversity=0.1, n_hal=1)

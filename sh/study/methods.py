@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHOSEN = ROOT / "sh" / "study" / "chosen"
-SEARCH_SEEDS, SEEDS, HOLDOUT, EXPERTS, LANES = (100, 101), (0, 1, 2), 0.2, 10, 2
+SEARCH_SEEDS, SEEDS, HOLDOUT, EXPERTS, LANES = (100, 101), (10, 11, 12), 0.2, 10, 2
 NET = "ConvNet3DD2W16"
 SIZE = "--frames 8 --im_size 32"
 EPOCHS = {"MotionDigits": 60, "AppearanceDigits": 100, "GameClips": 40}       # of an expert
