@@ -50,6 +50,15 @@ selections() {
     named distill_coreset.py --method herding --ipc "$CLIPS" "${VIDEO[@]}" "${features[@]}"
     named distill_coreset.py --method k-center --ipc "$CLIPS" "${VIDEO[@]}" --pretrained_path "$network"
 }
+soft_labels() {                                 # random clips with the labels of two experts
+    run buffer.py "${VIDEO[@]}" --num_experts 2 --train_epochs 16 --max_start_epoch 1 --expert_epochs 16 --lr_teacher 0.01 \
+        --mom 0.9 --batch_train 32 --buffer_path "$OUT/teacher"
+    NAME=${CLIPS}_soft named distill_coreset.py --method random --ipc "$CLIPS" "${VIDEO[@]}" --labels teacher --teacher 2 \
+        --buffer_path "$OUT/teacher"
+}
+pixels_FRePo() {
+    named distill_FRePo.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 --batch_real 128 --eval_it 1000 --lr_net 0.001
+}
 pixels_DM() { named distill_DM.py --ipc "$CLIPS" "${VIDEO[@]}" --Iteration 200 "${REAL[@]}"; }
 static_images() {                               # the static stage; then its images as clips that stand still
     local images=$OUT/DC/${CLIPS}_seed$SEED/synset.safetensors
@@ -74,8 +83,8 @@ s2d_MTT_with_DSA() { NAME=${CLIPS}_DSA s2d_MTT --dsa_strategy color_crop_cutout_
 # ---- the lanes ----
 
 FIRST=${FIRST_SEED:-0} SEED=${FIRST_SEED:-0} CLIPS=1 EPOCHS=160 FULL_EPOCHS=16 RATES=(--optim adam)
-short_1() { all_real_clips; selections; pixels_DM; }
-short_2() { static_images; s2d_DM; }
+short_1() { all_real_clips; selections; soft_labels; pixels_FRePo; }
+short_2() { static_images; s2d_DM; pixels_DM; }
 full_1() { full_lane "$FIRST"; }
 full_2() { full_lane $((FIRST + 1)); }
 full_lane() {

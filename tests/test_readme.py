@@ -140,7 +140,7 @@ def test_links_lead_somewhere(path, link):
 # ---- tables of results --------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name,merge,methods", [
-    ("demo", False, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM"}),
+    ("demo", False, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM", "FRePo"}),
     ("demo_full", True, {"full", "random", "herding", "k-center", "static", "DC", "DM", "S2D-DM", "MTT", "S2D-MTT"}),
     ("demo_seeds", True, {"S2D-DM", "S2D-MTT"})])
 def test_the_tables_are_those_of_the_demo(name, merge, methods):
