@@ -41,6 +41,7 @@ TEACHER_RECIPES = ("--lr_net 1e-3", "--lr_net 3e-3", "--loss kl --temperature 4 
 LEARNED = f"--labels learned --teacher {EXPERTS} --loss ce {COSINE} --lr_net 1e-3"
 S2D = "--vpc {n} --spc {n} --dpc {n}"
 PIXEL_RATES = tuple(f"--optim adam --lr_img {rate}" for rate in (0.005, 0.02, 0.05))
+DM_RATES = tuple(f"--optim adam --lr_img {rate}" for rate in (0.02, 0.05, 0.1))
 S2D_RATES = tuple(f"--optim adam --lr_static {rate} --lr_dynamic {rate} --lr_hal {rate / 4}"
                   for rate in (0.005, 0.02, 0.05))
 MTT_PIXELS = tuple(f"{rate} --lr_teacher {lr}" for rate, lr in zip(
@@ -58,9 +59,10 @@ ROWS = {
     "herding": Row("herding", "distill_coreset.py --method herding --train_epochs 20 --ipc {n}", recipe="random"),
     "herding_soft": Row("herding, a teacher's labels", "distill_coreset.py --method herding --train_epochs 20 "
                         "--ipc {n} " + TEACHER, recipe="random_soft", beside="random_soft"),
-    "DM": Row("DM", f"distill_DM.py --ipc {{n}} {DM}", PIXEL_RATES, "random"),
+    "DM": Row("DM", f"distill_DM.py --ipc {{n}} {DM}", DM_RATES, "random"),
+    "DM_gaussian": Row("DM, Gaussian kernel", f"distill_DM.py --ipc {{n}} {DM} --kernel gaussian", DM_RATES, "random"),
     "DM_experts": Row("DM under experts, a teacher's labels", f"distill_DM.py --ipc {{n}} {DM} --networks experts "
-                      + TEACHER, PIXEL_RATES, "random_soft", "random_soft"),
+                      + TEACHER, DM_RATES, "random_soft", "random_soft"),
     "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", MTT_PIXELS, "random"),
     "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", MTT_PIXELS,
                     beside="random_soft"),
