@@ -46,6 +46,7 @@ def main():
     optim, rates = flags.set_rates(args, synset, SGD)
     recipe = flags.recipe_of(args, synset.label_kind, RECIPES["class"])
     loss_of = label_loss(recipe.loss, synset.label_kind, recipe.temperature)
+    lr_net = recipe.lr if recipe.optim == "sgd" else RECIPES["class"].lr        # of the networks that match, by SGD
     outer_loop, inner_loop = get_loops(synset.num_slots)
     outer_loop, inner_loop = args.outer_loop or outer_loop, args.inner_loop or inner_loop
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
@@ -77,7 +78,7 @@ def main():
         generator, total = run.generator(it, "frames"), 0
         with run.seeded(it, "network"):     # also seeds dropout, where a network has it
             network = utils.get_network(args.model, spec, run.device)
-            step = utils.make_step(network, torch.optim.SGD(network.parameters(), lr=recipe.lr), loss_of=loss_of)
+            step = utils.make_step(network, torch.optim.SGD(network.parameters(), lr=lr_net), loss_of=loss_of)
             for outer in range(outer_loop):
                 network.train()
                 if has_batchnorm(network):

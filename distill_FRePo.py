@@ -20,12 +20,13 @@ from distill_utils.run import Run
 from distill_utils.synset import SETS, all_pairs, method_name
 
 
-def main(description=__doc__, only=None, iterations=10000, momentum=0.95):
+def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
     """only: the set of a script for one pair; the others are its published defaults."""
     # arguments
     parser, kind = flags.set_parser(description, SETS, only, labels=("learned", "class", "teacher"),
                                     kinds_of_labels=("centred",))
     flags.add_distill_args(parser, iterations, momentum)
+    parser.set_defaults(optim="adam")       # whatever rates are given: none was published for SGD
     group = flags.add_real_args(parser, 512, "of all classes")
     group.add_argument("--reg", type=flags.above_zero, default=1e-6, help="ridge of the regression: larger is smoother")
     group.add_argument("--use_flip", action="store_true", help="predict from the mirrored clips too")

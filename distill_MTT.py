@@ -131,8 +131,10 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
             push_apart(segment.start, it)
         norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         skipped = bool(args.max_loss) and float(total) > args.max_loss
-        run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"], **({"skipped": 1} if skipped else {}))
-        if not skipped:
+        if skipped:     # infinite, perhaps
+            run.log(it, every=1, skipped=1, syn_lr=syn_lr["lr"])
+        else:
+            run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"])
             optimizer.step()
             if lr_optimizer:
                 lr_optimizer.step()

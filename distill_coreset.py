@@ -93,7 +93,7 @@ def feature_network(args, run, data, weights):
     """The network whose embeddings the selection sees. One trained here is saved in the run's folder."""
     saved = run.folder / "network.safetensors"
     if args.train_epochs and not saved.is_file():
-        recipe = RECIPES["class"]._replace(epochs=args.train_epochs, lr=flags.class_rate(args))
+        recipe = RECIPES["class"]._replace(epochs=args.train_epochs)    # whatever the labels of the set need
         network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
                                       **flags.eval_settings(args, run.device, recipe))
         save_tensors(saved, getattr(network, "module", network).state_dict())

@@ -110,8 +110,8 @@ def title(r):
     label, _, loss = r["method"].partition("-")
     sets = {kind.label: name for name, kind in SETS.items()}
     name = TITLES.get(r["method"]) or (f"{sets[label]} ({loss})" if label in sets else r["method"])
-    name += ", under experts" if r.get("networks") == "experts" else ""
-    name += ", Gaussian kernel" if r.get("kernel") == "gaussian" else ""
+    name += ", under experts" if r.get("dm_networks") == "experts" else ""
+    name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
     name += LABELS.get(r.get("labels"), "")
     name += ", scored again" if r.get("scored_again") else ""
     return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")

@@ -11,12 +11,12 @@ import torch
 
 from distill_utils import augment
 from distill_utils.clips import LOCATIONS
-from distill_utils.dataset import DATA, dataset_label, get_spec
+from distill_utils.dataset import DATA, DATASETS, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, check_memory, keep_memory, resolve_device, resolve_precision
 from distill_utils.labels import KINDS, LOSSES, OPTIMISERS, RATES, RECIPES, SCHEDULES, Recipe, Teacher, label_loss
 from distill_utils.matching import MATCHES, UNROLLS
 from distill_utils.progress import keep_streams
-from distill_utils.protocols import PROTOCOLS
+from distill_utils.protocols import PROTOCOLS, per_batch
 from distill_utils.published import VALUES, labels_beside
 from distill_utils.storage import STORES
 from distill_utils.trajectories import Experts, expert_folder, holds_experts
@@ -382,7 +382,8 @@ def find_experts(args, spec, max_start_epoch=0, expert_epochs=0):
     """The Experts of --buffer_path for the data and the network of a run, with the epochs that trajectories need."""
     folder = args.buffer_path       # of the experts, or one with <dataset>/<model> in it that is
     if not holds_experts(folder):
-        folder = expert_folder(folder, data_label(args), args.model)
+        single = spec.view == "single" and f"single{args.dataset}" in DATASETS      # as DC sees a data set of clips
+        folder = expert_folder(folder, ("single" if single else "") + data_label(args), args.model)
     with torch.device("meta"):      # shapes alone
         network = lookup(args.model)(spec)
     return Experts(folder, network, max_start_epoch, expert_epochs, model=args.model, frames=spec.frames,
@@ -396,6 +397,9 @@ def teacher_of(args, data, device):
                          "leave it out")
     if args.labels == "class" or (args.labels == "learned" and not args.teacher):
         return None
+    if PROTOCOLS[args.protocol].evaluation is per_batch:
+        raise ValueError(f"--protocol {args.protocol} standardises clips together, so what experts predict for a clip "
+                         "depends on the others: a teacher needs --protocol standard")
     experts = find_experts(args, data.spec)
     experts.check_clips(data.train.identity(), args.dataset)
     return Teacher(experts, args.teacher or 5, lambda: lookup(args.model)(data.spec).to(device),
@@ -428,11 +432,6 @@ RECIPE_FLAGS = {"loss": "loss", "temperature": "temperature", "optim": "optim_ne
 def recipe_flags(recipe):
     """A Recipe by the names of its flags."""
     return {RECIPE_FLAGS[field]: value for field, value in recipe._asdict().items()}
-
-
-def class_rate(args):
-    """The learning rate of networks that are trained on class labels for other ends than a score."""
-    return RECIPES["class"].lr if args.lr_net is None else args.lr_net
 
 
 def recipe_of(args, kind="class", base=None):
@@ -516,8 +515,8 @@ def cli(main):
             raise
         if memory:
             error = (f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}): ask for "
-                     "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_real, --batch_train or "
-                     "--batch_syn, or, on a GPU, give --clips_on host, and go on with --resume")
+                     "fewer clips (--ipc, --vpc, --spc, --dpc), lower --chunk, --batch_real, --batch_pool, "
+                     "--batch_train or --batch_syn, or, on a GPU, give --clips_on host, and go on with --resume")
         elif isinstance(error, OSError) and error.filename:
             error = f"{error.filename}: {error.strerror}: give another path, or put this one right"
         print(f"error: {error}", file=sys.stderr)

@@ -325,6 +325,7 @@ class Clips:
     """
 
     def __init__(self, dataset, frames, location="auto"):
+        self.whole = True       # and not what --holdout leaves of them
         self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames, self.location, self.on_device = frames, location, {}
@@ -381,6 +382,7 @@ class Clips:
     def part(self, chosen, split):
         """Some of the clips, by a mask (N,) or indices; frames and cache are shared. split: what they are called."""
         part = copy(self)
+        part.whole = False
         part.split, part.labels = split, self.labels[torch.from_numpy(chosen)]
         part.names = [str(name) for name in np.array(self.names, dtype=object)[chosen]]
         part.first, part.counts = self.first[chosen], self.counts[chosen]

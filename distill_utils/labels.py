@@ -200,7 +200,11 @@ class Teacher:
             raise ValueError(f"--teacher {count} asks for more experts than the {len(experts)} in {experts.folder}: "
                              f"give --teacher {len(experts)}, or make more with buffer.py")
         self.experts, self.count, self.make, self.standardise, self.networks = experts, count, make, standardise, []
-        self.state_dict, self.load_state_dict = experts.state_dict, experts.load_state_dict
+        self.state_dict = experts.state_dict
+
+    def load_state_dict(self, state):
+        self.experts.load_state_dict(state)
+        self.networks = []      # others may have been the first until now
 
     @torch.no_grad()
     def logits(self, clips):

@@ -13,7 +13,7 @@ MATCHES = ("last", "nearest")
 
 def class_means(embed, clips):
     """Mean embedding of each class: embed (B, ...) -> (B, D), clips (K, N, ...) -> (K, D)."""
-    return embed(clips.flatten(0, 1)).unflatten(0, clips.shape[:2]).mean(1)
+    return embed_classes(embed, clips).mean(1)
 
 
 def dm_loss(embed, real_means, synthetic):
@@ -87,7 +87,11 @@ def frepo_loss(synthetic, labels, real, real_labels, reg=1e-6):
     features, targets, real, real_labels = (x.double() for x in (synthetic, labels, real, real_labels))
     kernel = features @ features.T
     ridge = reg * kernel.trace() / len(kernel) * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    predictions = real @ features.T @ torch.linalg.solve(kernel + ridge, targets)
+    try:
+        predictions = real @ features.T @ torch.linalg.solve(kernel + ridge, targets)
+    except torch.linalg.LinAlgError as error:
+        raise ValueError("the synthetic clips have no features that differ, so nothing can be predicted from them: the "
+                         "networks of the pool are dead; lower --lr_pool, or raise --reg") from error
     regression = 0.5 * (predictions - real_labels).square().sum(1).mean()
     first, second = targets.topk(2, dim=1).values.T
     return (regression - (first - second).clamp(max=1 / targets.shape[1]).mean()).float()

@@ -66,7 +66,7 @@ class Run:
         self.inputs = {flag: value for flag, value in {**data_identity(args), **input_digests(args)}.items()
                        if value}
         self.clips = None       # identity of the training and test clips, when the data is read
-        self.saves_set = False
+        self.saves_set, self.rate = False, recipe.lr      # the rate of the networks that were scored last
         self._open()
 
     def _open(self):
@@ -291,6 +291,7 @@ class Run:
         """
         if self.saved_at != iteration:
             self.save(iteration)
+        self.rate = settings["lr"]
         if synset is not None:
             self.saves_set = True
             train_on = as_stored(synset, self.args["store"], data.spec).to(self.device)
@@ -333,7 +334,7 @@ class Run:
                         dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
                         protocol=self.args["protocol"],
                         iteration=iteration, recipe=self.recipe._asdict(), labelled=self.args["labels"],
-                        teacher=self.args["teacher"], **header)
+                        teacher=self.args["teacher"], **self._comparison(), **header)
         scores = self.scores(iteration, networks[0])
         tqdm.write(f"iteration {iteration}: {networks[0]} top-1 {100 * scores['top1_mean']:.1f} +- "
                    f"{100 * scores['top1_std']:.1f} %, top-5 {100 * scores['top5_mean']:.1f} % "
@@ -379,10 +380,14 @@ class Run:
 
     def _about_labels(self):
         """What a result says of labels, and of how networks were trained on them."""
-        used = recipe_flags(self.recipe)
+        used = recipe_flags(self.recipe._replace(lr=self.rate))
         del used["epoch_eval_train"]        # "epochs" from the beginning
         return {"labels": self.args.get("labels", "class"), "teacher": self.args.get("teacher"), **used,
-                "networks": self.args.get("networks"), "kernel": self.args.get("kernel")}
+                **self._comparison()}
+
+    def _comparison(self):
+        """What DM compared in, and how."""
+        return {f"dm_{key}": self.args.get(key) for key in ("networks", "kernel")}
 
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
@@ -411,6 +416,8 @@ class Run:
             raise ValueError(f"{path}, the set of iteration {iteration}, was removed: make it again with --overwrite")
         if path.is_file():
             synset, header = load_synset(path)
+            if header.get("syn_lr") is not None and PROTOCOLS[self.args["protocol"]].learned_rate:
+                result["lr_net"] = header["syn_lr"]
             result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
             largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size

@@ -115,7 +115,7 @@ def check_header(header, kinds):
     """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
     numbers = (int, float)
     optional = {"method": str, "dataset": str, "syn_lr": numbers, "recipe": dict, "labelled": str, "teacher": int,
-                "clips": dict}
+                "clips": dict, "dm_networks": str, "dm_kernel": str}
     types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
              "labels": list, "store": str, **optional}
     for name, wanted in types.items():

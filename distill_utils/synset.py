@@ -493,7 +493,11 @@ def note_other_clips(path, clips):
     made_of = load_synset(path)[1].get("clips") if Path(path).suffix == ".safetensors" else None
     if made_of:
         here = made_of | {key: clips.identity()[key] for key in ("count", "names", "labels")}   # and not of frames
-        if change := change_of(made_of, here):
+        change = change_of(made_of, here)
+        if change and not clips.whole:
+            raise ValueError(f"the static memory {path} was made of other clips than --holdout leaves ({change}), and "
+                             "may have seen those that are held back: make it with the same --holdout")
+        if change:
             print(f"note: the static memory {path} was made of other clips than this run has: {change}",
                   file=sys.stderr)
 

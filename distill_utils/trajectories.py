@@ -372,7 +372,8 @@ class Experts:
         starts = [epoch for epoch in kept if low <= epoch and (high is None or epoch < high)]
         if not starts:
             raise ValueError(f"{self.folder / name} keeps the epochs {_ranges(kept)}, none of them from "
-                             f"--min_start_epoch {low} to below --max_start_epoch {high}: give others")
+                             f"--min_start_epoch {low} " + (f"to below --max_start_epoch {high}" if high else "on")
+                             + ": give others")
         start = one_of(starts)
         return self.weights(name, index, [start, one_of([epoch for epoch in kept if start <= epoch <= start + later])])
 

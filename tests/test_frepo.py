@@ -101,6 +101,11 @@ def test_the_gradient_matches_finite_differences():
         assert float((gradient * direction).sum()) == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=1e-3)
 
 
+def test_features_that_are_all_alike_are_named():
+    with pytest.raises(ValueError, match="lower --lr_pool, or raise --reg"):
+        frepo_loss(torch.zeros(3, 5), random(3, 4), random(2, 5), random(2, 4), 1e-6)
+
+
 # ---- the pool -----------------------------------------------------------------------------------------------------
 
 def test_networks_of_a_pool_are_renewed_at_different_times():

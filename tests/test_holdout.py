@@ -119,3 +119,13 @@ def test_a_set_that_may_have_seen_the_held_back_clips_is_not_scored_on_them(scri
     script("score", "fine", synset=held, holdout=0.5)
     with pytest.raises(ValueError, match="was made of other clips than those that --holdout 0.5 leaves for training"):
         script("score", "flattered", synset=whole, holdout=0.5)
+
+
+def test_a_static_memory_that_may_have_seen_them_is_refused(script):
+    for name, flags in (("whole", {}), ("held", {"holdout": 0.5})):
+        script("DC", name, **flags)
+    folder = script("DC", "whole2").parent
+    flags = {"spc": 2, "vpc": 1, "holdout": 0.5}
+    script("S2D-DM", "fine", path_static=folder / "held" / "synset.safetensors", **flags)
+    with pytest.raises(ValueError, match="was made of other clips than --holdout leaves"):
+        script("S2D-DM", "leak", path_static=folder / "whole" / "synset.safetensors", **flags)

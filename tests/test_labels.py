@@ -1,6 +1,7 @@
 """Labels of a set: kinds, losses, recipes, teachers, and what a file of a set says of them."""
 import json
 import math
+import shutil
 from functools import partial
 
 import pytest
@@ -16,7 +17,7 @@ from distill_utils.storage import as_stored, save_synset, storage_bytes
 from distill_utils.synset import SETS, StaticDynamicSet, VideoSet, all_pairs, load_synset
 from distill_utils.tensors import TensorFile, save_tensors
 from distill_utils.trajectories import Experts
-from runs import break_off, content
+from runs import break_off, content, make_experts
 
 PAIRS = [(loss, kind) for loss, (_, kinds) in LOSSES.items() for kind in kinds]
 
@@ -287,3 +288,41 @@ def test_runs_with_labels_of_a_teacher_go_on_as_if_never_stopped(script, monkeyp
     whole = script("MTT", "whole", **flags)
     break_off(monkeypatch, script, "MTT", "log", 3, **flags)
     assert content(script("MTT", "broken", "--resume", **flags)) == content(whole)
+
+
+def test_a_resumed_run_has_the_teacher_that_it_began_with(script, monkeypatch, tmp_path):
+    """Though an expert came in between, in the order of their numbers before one that teaches."""
+    buffers = tmp_path / "buffers"
+    (buffers / "MotionDigits").mkdir(parents=True)
+    folder = shutil.copytree(script.experts / "MotionDigits" / NET, buffers / "MotionDigits" / NET)
+    late = (folder / "expert_0001.safetensors").rename(tmp_path / "late")
+    flags = {"labels": "teacher", "teacher": 2, "buffer_path": buffers}
+    for method in ("FRePo", "DM"):
+        whole = script(method, "whole", **flags)
+        break_off(monkeypatch, script, method, "log" if method == "FRePo" else "save", 3, **flags)
+        shutil.copy(late, folder / "expert_0001.safetensors")
+        assert content(script(method, "broken", "--resume", **flags)) == content(whole)
+        (folder / "expert_0001.safetensors").unlink()
+
+
+def test_features_do_not_depend_on_the_recipe_of_labels(script, tmp_path):
+    """Herding chooses the same clips, whatever its labels are and networks are trained on them by."""
+    for name, flags in {"hard": {}, "soft": {"labels": "teacher", "teacher": 2, "lr_net": 1e-4}}.items():
+        script("herding", name, "--method", "herding", train_epochs=1, **flags)
+    networks = [(tmp_path / "herding" / name / "network.safetensors").read_bytes() for name in ("hard", "soft")]
+    assert networks[0] == networks[1]
+
+
+def test_a_teacher_is_refused_where_predictions_depend_on_other_clips(script):
+    with pytest.raises(ValueError, match="a teacher needs --protocol standard"):
+        script("DM", "paper", labels="teacher", teacher=2, protocol="paper")
+
+
+def test_still_images_have_a_teacher_of_single_frames(script, few_digits, tmp_path):
+    """DC looks for it where buffer.py puts it."""
+    with pytest.raises(ValueError, match="no experts in .*singleMotionDigits/ConvNetD2W32"):
+        script("DC", "none", labels="teacher", teacher=1, buffer_path=tmp_path / "b")
+    make_experts(few_digits, tmp_path / "b", dataset="singleMotionDigits", model="ConvNetD2W32", num_experts=1)
+    synset, _ = load_synset(script("DC", "soft", labels="teacher", teacher=1, buffer_path=tmp_path / "b")
+                            / "synset.safetensors")
+    assert synset.labels.shape == (20, 10) and synset.labels.abs().max() > 0

@@ -2,6 +2,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -310,6 +311,13 @@ def test_the_demo_prints_commands_that_its_scripts_accept(mode, tmp_path, parse)
             args = parse(importlib.import_module(script.removesuffix(".py")), flags)
             assert python == "python" and args.dataset == "MotionDigits"
             assert script == "buffer.py" or (args.name.endswith(f"_seed{args.seed}") and args.seed in (3, 4))
+
+
+def test_the_demo_tells_how_long_it_will_take():
+    """The code in it runs as it stands there."""
+    code = (ROOT / "sh" / "demo.sh").read_text().split("<<'PY'\n")[1].split("\nPY\n")[0]
+    done = subprocess.run([sys.executable, "-c", code, ""], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and re.fullmatch(r"this will take about \d+ minutes on this machine\n", done.stdout)
 
 
 def test_the_table_of_the_demo_is_of_its_settings(parse):

@@ -412,6 +412,8 @@ def test_steps_whose_loss_is_too_large_change_nothing(script, tmp_path):
     folder = script("MTT", "skipped", max_loss=1e-9)
     assert torch.equal(load_synset(folder / "synset.safetensors")[0].videos, start.videos)
     assert lines(folder, "skipped") == [1] * 4 and len(set(lines(folder, "syn_lr"))) == 1
+    infinite = script("MTT", "infinite", max_loss=1.0, lr_teacher=1e20, syn_steps=1, learn_rate=False)
+    assert lines(infinite, "skipped") == [1] * 4
     taken = script("MTT", "taken", max_loss=1e9)
     assert lines(taken, "skipped") == [] and not torch.equal(
         load_synset(taken / "synset.safetensors")[0].videos, start.videos)

@@ -8,6 +8,7 @@
 Every run is a command of the scripts, and one that is finished is not made again. Two run side by side.
 """
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     command: str                # a script and its flags; {n} is the number of clips a class
     settings: tuple = ("",)     # what the search chooses among
     recipe: str = ""            # the row whose choice says how networks are trained on these labels
-    beside: str = "random"      # the row of random clips with labels of the same kind
+    beside: str = "random"      # the row of random clips with the same labels
 
 
 CLASS_RECIPES = ("", "--lr_net 0.03", f"{COSINE} --lr_net 1e-3")
@@ -65,8 +66,11 @@ ROWS = {
                       + TEACHER, DM_RATES, "random_soft", "random_soft"),
     "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", MTT_PIXELS, "random"),
     "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", MTT_PIXELS,
-                    beside="random_soft"),
-    "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", PIXEL_RATES, beside="random_soft"),
+                    beside="labels_MTT"),
+    "labels_MTT": Row("random, labels learned by MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED} --optim adam "
+                      "--lr_img 0 --lr_teacher 0.05"),
+    "labels_FRePo": Row("random, labels learned by FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO} --lr_img 0"),
+    "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", PIXEL_RATES, beside="labels_FRePo"),
     "S2D": Row("static + dynamic of random clips", f"distill_coreset.py --method random --set s2d {S2D}",
                recipe="random"),
     "S2D_soft": Row("static + dynamic of random clips, a teacher's labels", "distill_coreset.py --method random "
@@ -76,9 +80,9 @@ ROWS = {
                           f"--static_init real --networks experts {TEACHER}", S2D_RATES, "random_soft", "random_soft"),
     "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", MTT_S2D, "random"),
     "S2D-MTT_soft": Row("MTT+S2D, learned labels", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real {LEARNED}",
-                        MTT_S2D, beside="random_soft"),
+                        MTT_S2D, beside="labels_MTT"),
     "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", S2D_RATES,
-                     beside="random_soft"),
+                     beside="labels_FRePo"),
 }
 
 
@@ -116,11 +120,11 @@ def command(args, name, setting, recipe, seed):
     epochs = [] if name == "full" or "--epoch_eval_train" in words else ["--epoch_eval_train", "300"]
     loop = ["--eval_it", "1000000"] if "--Iteration" in words else []
     buffers = [] if words[0] == "evaluate.py" else ["--buffer_path", str(args.out / "buffers")]
-    label = f"{name}_{args.clips}" + "".join(setting.split() + recipe.split()).replace("--", "_")
-    held = "" if not args.search else "_held"
-    return [*words, *epochs, *setting.split(), *recipe.split(), *loop, *buffers, *data_flags(args), "--model", NET,
-            "--num_eval", "3", "--batch_train", "32", "--seed", str(seed), "--save_path", str(args.out / args.dataset),
-            "--name", f"{label}{held}_seed{seed}", "--resume"]
+    words = [*words, *epochs, *setting.split(), *recipe.split(), *loop, *data_flags(args), "--model", NET,
+             "--num_eval", "3", "--batch_train", "32"]
+    digest = hashlib.sha256(f"{words} {EXPERTS} {EPOCHS}".encode()).hexdigest()[:8]     # a changed row is a new run
+    return [*words, *buffers, "--seed", str(seed), "--save_path", str(args.out / args.dataset),
+            "--name", f"{name}_{args.clips}_{digest}_seed{seed}", "--resume"]
 
 
 def data_flags(args):
@@ -173,6 +177,9 @@ def search(args, chosen, file):
         settings = ROWS[name].settings
         if len(settings) == 1:
             continue
+        if not args.dry_run and (missing := needs(name) - {name} - chosen.keys()):
+            sys.exit(f"error: {name} needs the choice of {', '.join(missing)} first: give --rows {' '.join(missing)} "
+                     f"{name}")
         recipe = chosen.get(ROWS[name].recipe, "")
         jobs = [(f"{name} [{setting}] seed {seed}", command(args, name, setting, recipe, seed))
                 for setting in settings for seed in SEARCH_SEEDS]
