@@ -68,7 +68,7 @@ def test_mmd_is_the_mean_of_all_kernels(network):
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, synthetic), torch.autograd.grad(naive, synthetic))
     same = mmd_loss(network.embed, embed_classes(network.embed, real), real)
-    assert abs(float(same)) < 1e-12 < loss.item()
+    assert abs(same.item()) < 1e-12 < loss.item()
 
 
 def test_diversity_is_the_mean_cosine_of_all_pairs():
