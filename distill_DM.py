@@ -53,6 +53,13 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     if args.ce_weight and args.networks == "random":
         raise ValueError(f"--ce_weight {args.ce_weight:g} asks what trained networks predict: give --networks experts, "
                          "or leave it out")
+    trained = args.networks == "experts"
+    for flag, needed, there in (("min_start_epoch", "--networks experts", trained),
+                                ("max_start_epoch", "--networks experts", trained),
+                                ("later", "--ce_weight", args.ce_weight)):
+        if getattr(args, flag) != parser.get_default(flag) and not there:
+            raise ValueError(f"--{flag} {getattr(args, flag)} changes nothing without {needed}: give that too, or "
+                             "leave it out")
     if args.bank and args.kernel != "mean":
         raise ValueError("--bank holds class means, and --kernel gaussian needs each clip: leave out one of them")
     experts = flags.find_experts(args, spec) if args.networks == "experts" else None

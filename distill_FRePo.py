@@ -18,6 +18,7 @@ from distill_utils.labels import centred, start_labels
 from distill_utils.matching import frepo_gradient
 from distill_utils.run import Run
 from distill_utils.synset import SETS, all_pairs, method_name
+from networks import plain
 
 
 def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
@@ -155,7 +156,7 @@ class Pool:
         self.optimizers[number] = torch.optim.Adam(self.networks[number].parameters(), lr=self.lr)
 
     def state_dict(self):
-        return {str(number): {"births": births, "updates": updates, "network": _plain(network).state_dict(),
+        return {str(number): {"births": births, "updates": updates, "network": plain(network).state_dict(),
                               "optimizer": optimizer.state_dict()}
                 for number, (births, updates, network, optimizer) in enumerate(
                     zip(self.births, self.updates, self.networks, self.optimizers, strict=True))}
@@ -164,13 +165,8 @@ class Pool:
         for number in range(len(self.networks)):
             saved = state[str(number)]
             self.births[number], self.updates[number] = saved["births"], saved["updates"]
-            _plain(self.networks[number]).load_state_dict(saved["network"])
+            plain(self.networks[number]).load_state_dict(saved["network"])
             self.optimizers[number].load_state_dict(saved["optimizer"])
-
-
-def _plain(network):
-    """The network of a data-parallel one."""
-    return getattr(network, "module", network)
 
 
 if __name__ == "__main__":

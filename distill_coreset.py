@@ -96,7 +96,7 @@ def feature_network(args, run, data, weights):
         recipe = RECIPES["class"]._replace(epochs=args.train_epochs)    # whatever the labels of the set need
         network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
                                       **flags.eval_settings(args, run.device, recipe))
-        save_tensors(saved, getattr(network, "module", network).state_dict())
+        save_tensors(saved, networks.plain(network).state_dict())
         return network
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)

@@ -446,6 +446,11 @@ def get_eval_pool(eval_mode, name):
     return [name, *(other for other in pool if other != name)] if name in pool or eval_mode == "M" else pool
 
 
+def plain(network):
+    """The network itself, of one that may be `Parallel`: what is saved, and what weights are put into."""
+    return getattr(network, "module", network)
+
+
 class Dispatch(nn.Module):
     """One forward that stands for both `forward` and `embed`: nn.DataParallel calls nothing else on its replicas."""
 

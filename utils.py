@@ -37,7 +37,7 @@ def get_dataset(name, data_path, cache_path=None, frames=None, im_size=None, pre
     frames, im_size, view, split (which of the official ones), split_file, classes: as `get_spec` takes them.
     skip_missing: without the clips that are not there, or not whole. clips_on: `location` of Clips. protocol: of the
     run, which is told where the published one trained on other clips. holdout: this share of the training clips takes
-    the place of the test clips, which are not read.
+    the place of the test clips, which are not decoded (sets of images are read as a whole).
     """
     spec = get_spec(name, frames, im_size, view, split, split_file, classes)
     if spec.make:

@@ -262,9 +262,10 @@ def add_protocol_args(group):
                        help="how clips are standardised and networks trained and tested: standard, or as for the "
                        "published numbers (docs/results.md)")
     group.add_argument("--precision", choices=PRECISIONS, default="auto", help="numbers in which networks are trained "
-                       "and tested, and in which DM computes the features of real clips; auto: bf16 where the device "
-                       "is fast in it, otherwise fp32. Weights, and all that is differentiated twice, are float32 in "
-                       "any case. On CUDA, float32 convolutions use TF32 unless this is fp32")
+                       "and tested, and in which DM and FRePo compute the features of real clips; auto: bf16 where the "
+                       "device is fast in it, otherwise fp32. Weights, and all that is differentiated twice, are "
+                       "float32 in any case. On CUDA, float32 convolutions use TF32 unless this is fp32")
+
 
 
 def add_dsa_args(parser):
@@ -343,7 +344,7 @@ def spec_of(args, view=None):
 def check_args(args, view=None):
     """(spec, networks that score) of a script's arguments; what they cannot mean raises ValueError before any work."""
     spec = spec_of(args, view)
-    if vars(args).get("batch_real"):        # of one class
+    if vars(args).get("batch_real"):        # of one class, or of all
         check_memory(f"--batch_real {args.batch_real}", args.batch_real * prod(spec.shape))
     check_network(args.model, spec, args.dataset)
     pool = get_eval_pool(args.eval_mode, args.model)

@@ -20,6 +20,7 @@ from distill_utils.dataset import check_older, dataset_label
 from distill_utils.files import is_whole, locked, remove, replacing, try_lock, unfinished, with_sum
 from distill_utils.seeds import make_generator
 from distill_utils.tensors import Damaged, TensorFile, check_archive, load_plain, save_tensors
+from networks import plain
 
 OWN, OTHERS = re.compile(r"expert_(\d+)\.safetensors"), re.compile(r"replay_buffer_(\d+)\.pt")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,7 +33,7 @@ WAIT = 1.0      # seconds between looks at what other processes are making
 def parameters(network):
     """{name: parameter} in network order. A network with buffers raises ValueError: the losses match parameters only,
     and the statistics of a batch norm would belong to no point of a trajectory."""
-    network = getattr(network, "module", network)       # the plain network in a data-parallel one
+    network = plain(network)
     buffer = next((name for name, _ in network.named_buffers()), None)
     if buffer:
         raise ValueError(f"the network has {buffer}, which is no parameter: trajectories hold and match parameters "

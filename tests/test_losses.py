@@ -378,6 +378,9 @@ def test_networks_that_compare_are_experts_where_asked(script, monkeypatch):
         script("DM", "none", **flags, min_start_epoch=7)
     with pytest.raises(ValueError, match="--ce_weight 1 asks what trained networks predict"):
         script("DM", "random", ce_weight=1.0)
+    for changes, needed in (({"min_start_epoch": 1}, "--networks experts"), ({"later": 3}, "--ce_weight")):
+        with pytest.raises(ValueError, match=f"changes nothing without {needed}"):
+            script("DM", "nothing", **changes)
     with pytest.raises(ValueError, match="--bank holds class means, and --kernel gaussian needs each clip"):
         script("DM", "kernel", bank=2, kernel="gaussian")
 
