@@ -53,24 +53,29 @@ def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(methods, "SIZE", "--frames 4 --im_size 16 --device cpu")
     monkeypatch.setattr(methods, "HOLDOUT", 0.5)
     monkeypatch.setattr(methods, "EXPERTS", 1)
+    monkeypatch.setattr(methods, "STEPS", 1)
     monkeypatch.setitem(methods.EPOCHS, "MotionDigits", 10)
-    tiny = "--ipc {n} --num_eval 1 --epoch_eval_train 1"
-    rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.1", "--lr_net 0.2"), beside=""),
-            "DM": methods.Row("DM", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2", ("--lr_img 1",), "random")}
+    tiny = "--ipc {n}"
+    rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.01", "--lr_net 0.02"), beside=""),
+            "DM": methods.Row("DM", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2",
+                              ("--lr_img 1", "--lr_img 2"), ("random",)),
+            "DM_too": methods.Row("DM too", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2 --kernel gaussian",
+                                  recipe=("random", "DM"))}
     monkeypatch.setattr(methods, "ROWS", rows)
     monkeypatch.setattr(methods, "CHOSEN", tmp_path / "chosen")
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["methods.py", "MotionDigits", "1", "--data_path", str(few_digits), "--out",
-                                          str(tmp_path / "out"), "--rows", "random", "DM", *words])
+                                          str(tmp_path / "out"), "--rows", "random", "DM", "DM_too", *words])
         methods.main()
         return capsys.readouterr().out
 
-    with pytest.raises(SystemExit, match="no settings are chosen yet for random, DM: run the same with --search"):
+    with pytest.raises(SystemExit, match="no settings are chosen yet for random, DM, DM_too: run the same with"):
         call()
     out = call("--search")
     chosen = json.loads((tmp_path / "chosen" / "MotionDigits_1.json").read_text())
-    assert chosen["random"] in rows["random"].settings and "-> [--lr_net" in out and "DM" not in chosen
+    assert chosen["random"] in rows["random"].settings and chosen["DM"] in rows["DM"].settings
+    assert "-> [--lr_net" in out and "DM_too" not in chosen
     found = list((tmp_path / "out" / "MotionDigits").glob("*/*/result.json"))
     results = [json.loads(file.read_text()) for file in found]
     assert {r["seed"] for r in results} == {100, 101} and all(r["holdout"] == 0.5 for r in results)
@@ -78,8 +83,10 @@ def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys
     out = call()
     table = json.loads(out.strip().splitlines()[-1].removeprefix("TABLE ") and (
         tmp_path / "out" / "MotionDigits" / "table_1.json").read_text())
-    assert [(r["method"], r["seed"]) for r in table] == [(m, s) for m in ("random", "DM") for s in (10, 11, 12)]
+    assert [(r["method"], r["seed"]) for r in table] == [(m, s) for m in ("random", "DM", "DM") for s in (10, 11, 12)]
     assert all(r["holdout"] is None and f"--lr_net {r['lr_net']:g}" == chosen["random"] for r in table)
-    assert out.count("\n| ") == 4 and "| DM |" in out
+    assert out.count("\n| ") == 5 and "| DM too |" in out
+    assert all(f"--lr_img {json.loads(file.read_text())['lr_img']:g}" == chosen["DM"] for file in (
+        tmp_path / "out" / "MotionDigits").glob("DM/DM_too_*/args.json"))       # a choice of another row
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*/*/*/result.json")}
     assert call() == out and times == {file: file.stat().st_mtime_ns for file in times}

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -23,65 +24,70 @@ CHOSEN = ROOT / "sh" / "study" / "chosen"
 SEARCH_SEEDS, SEEDS, HOLDOUT, EXPERTS, LANES = (100, 101), (10, 11, 12), 0.2, 10, 2
 NET = "ConvNet3DD2W16"
 SIZE = "--frames 8 --im_size 32"
-EPOCHS = {"MotionDigits": 60, "AppearanceDigits": 100, "GameClips": 40}       # of an expert
+EPOCHS = {"MotionDigits": 60, "AppearanceDigits": 100, "GameClips": 30}       # of an expert
+TRAINED = "--lr_teacher 0.01 --mom 0.9 --batch_train 32"        # an expert: as all real clips are trained
+STEPS = 300                 # of a network on a set, at 32 clips each
 TEACHER = f"--labels teacher --teacher {EXPERTS}"
-STUDENTS = "--expert_epochs 4 --max_start_epoch {starts} --batch_syn 20 --grad_clip 1 --Iteration 100"
-COSINE = "--schedule cosine --optim_net adamw --wd_net 0.01"
+STUDENTS = "--expert_epochs 1 --max_start_epoch 20 --batch_syn 20 --grad_clip 1 --Iteration 100"
+ADAMW = "--optim_net adamw --wd_net 0.01 --schedule cosine"
 
 
 class Row(NamedTuple):
     title: str
     command: str                # a script and its flags; {n} is the number of clips a class
     settings: tuple = ("",)     # what the search chooses among
-    recipe: str = ""            # the row whose choice says how networks are trained on these labels
+    recipe: tuple = ()          # rows whose choices it takes over, such as how networks are trained on its labels
     beside: str = "random"      # the row of random clips with the same labels
 
 
-CLASS_RECIPES = ("", "--lr_net 0.03", f"{COSINE} --lr_net 1e-3")
+CLASS_RECIPES = ("", f"{ADAMW} --lr_net 1e-3", f"{ADAMW} --lr_net 3e-3")
 TEACHER_RECIPES = ("--lr_net 1e-3", "--lr_net 3e-3", "--loss kl --temperature 4 --lr_net 3e-3")
-LEARNED = f"--labels learned --teacher {EXPERTS} --loss ce {COSINE} --lr_net 1e-3"
+LEARNED = f"--labels learned --teacher {EXPERTS} --loss ce {ADAMW} --lr_net 1e-3"
 S2D = "--vpc {n} --spc {n} --dpc {n}"
-PIXEL_RATES = tuple(f"--optim adam --lr_img {rate}" for rate in (0.005, 0.02, 0.05))
-DM_RATES = tuple(f"--optim adam --lr_img {rate}" for rate in (0.02, 0.05, 0.1))
-S2D_RATES = tuple(f"--optim adam --lr_static {rate} --lr_dynamic {rate} --lr_hal {rate / 4}"
-                  for rate in (0.005, 0.02, 0.05))
-MTT_PIXELS = tuple(f"{rate} --lr_teacher {lr}" for rate, lr in zip(
-    (PIXEL_RATES[1], PIXEL_RATES[1], PIXEL_RATES[0]), (0.05, 0.02, 0.05), strict=True))
-MTT_S2D = tuple(f"{rate} --lr_teacher {lr}" for rate, lr in zip(
-    (S2D_RATES[1], S2D_RATES[1], S2D_RATES[0]), (0.05, 0.02, 0.05), strict=True))
-FREPO = "--batch_real 128 --Iteration 500 --epoch_eval_train 300 --lr_net 1e-3"
+
+
+def pixels(*rates):
+    return tuple(f"--optim adam --lr_img {rate}" for rate in rates)
+
+
+def parts(*rates):
+    return tuple(f"--optim adam --lr_static {rate} --lr_dynamic {rate} --lr_hal {rate / 4}" for rate in rates)
+
+
+FREPO = "--batch_real 128 --Iteration 500 --lr_net 1e-3"
 DM = "--batch_real 16 --Iteration 200"
 ROWS = {
-    "full": Row("all real clips", "evaluate.py --train_on full",
-                tuple(f"--epoch_eval_train {n}" for n in (20, 50, 100)), beside=""),
+    "full": Row("all real clips", "evaluate.py --train_on full --epoch_eval_train 100", beside=""),
     "random": Row("random", "distill_coreset.py --method random --ipc {n}", CLASS_RECIPES, beside=""),
-    "random_soft": Row("random, a teacher's labels", "distill_coreset.py --method random --ipc {n} " + TEACHER,
+    "random_soft": Row("random, a teacher's labels", f"distill_coreset.py --method random --ipc {{n}} {TEACHER}",
                        TEACHER_RECIPES),
-    "herding": Row("herding", "distill_coreset.py --method herding --train_epochs 20 --ipc {n}", recipe="random"),
+    "herding": Row("herding", "distill_coreset.py --method herding --train_epochs 20 --ipc {n}", recipe=("random",)),
     "herding_soft": Row("herding, a teacher's labels", "distill_coreset.py --method herding --train_epochs 20 "
-                        "--ipc {n} " + TEACHER, recipe="random_soft", beside="random_soft"),
-    "DM": Row("DM", f"distill_DM.py --ipc {{n}} {DM}", DM_RATES, "random"),
-    "DM_gaussian": Row("DM, Gaussian kernel", f"distill_DM.py --ipc {{n}} {DM} --kernel gaussian", DM_RATES, "random"),
+                        f"--ipc {{n}} {TEACHER}", recipe=("random_soft",), beside="random_soft"),
+    "DM": Row("DM", f"distill_DM.py --ipc {{n}} {DM}", pixels(0.02, 0.1), ("random",)),
+    "DM_gaussian": Row("DM, Gaussian kernel", f"distill_DM.py --ipc {{n}} {DM} --kernel gaussian",
+                       recipe=("random", "DM")),
     "DM_experts": Row("DM under experts, a teacher's labels", f"distill_DM.py --ipc {{n}} {DM} --networks experts "
-                      + TEACHER, DM_RATES, "random_soft", "random_soft"),
-    "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", MTT_PIXELS, "random"),
-    "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", MTT_PIXELS,
-                    beside="labels_MTT"),
+                      f"{TEACHER}", pixels(0.02, 0.1), ("random_soft",), "random_soft"),
+    "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", pixels(0.02, 0.05), ("random",)),
     "labels_MTT": Row("random, labels learned by MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED} --optim adam "
-                      "--lr_img 0 --lr_teacher 0.05"),
+                      "--lr_img 0"),
+    "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", pixels(0.02, 0.05),
+                    beside="labels_MTT"),
     "labels_FRePo": Row("random, labels learned by FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO} --lr_img 0"),
-    "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", PIXEL_RATES, beside="labels_FRePo"),
+    "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", pixels(0.005, 0.02), beside="labels_FRePo"),
     "S2D": Row("static + dynamic of random clips", f"distill_coreset.py --method random --set s2d {S2D}",
-               recipe="random"),
+               recipe=("random",)),
     "S2D_soft": Row("static + dynamic of random clips, a teacher's labels", "distill_coreset.py --method random "
-                    f"--set s2d {S2D} {TEACHER}", recipe="random_soft", beside="random_soft"),
-    "S2D-DM": Row("DM+S2D", f"distill_s2d_DM.py {S2D} {DM} --static_init real", S2D_RATES, "random"),
-    "S2D-DM_experts": Row("DM+S2D under experts, a teacher's labels", f"distill_s2d_DM.py {S2D} {DM} "
-                          f"--static_init real --networks experts {TEACHER}", S2D_RATES, "random_soft", "random_soft"),
-    "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", MTT_S2D, "random"),
+                    f"--set s2d {S2D} {TEACHER}", recipe=("random_soft",), beside="random_soft"),
+    "S2D-DM": Row("DM+S2D", f"distill_s2d_DM.py {S2D} {DM} --static_init real", parts(0.005, 0.02), ("random",)),
+    "S2D-DM_experts": Row("DM+S2D under experts, a teacher's labels", f"distill_s2d_DM.py {S2D} {DM} --static_init "
+                          f"real --networks experts {TEACHER}", parts(0.02, 0.1), ("random_soft",), "random_soft"),
+    "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", parts(0.02, 0.05),
+                   ("random",)),
     "S2D-MTT_soft": Row("MTT+S2D, learned labels", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real {LEARNED}",
-                        MTT_S2D, beside="labels_MTT"),
-    "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", S2D_RATES,
+                        parts(0.02, 0.05), beside="labels_MTT"),
+    "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", parts(0.005, 0.02),
                      beside="labels_FRePo"),
 }
 
@@ -109,22 +115,23 @@ def main():
 
 def needs(name):
     """The rows whose choices a row is run with."""
-    return {other for other in (name if len(ROWS[name].settings) > 1 else "", ROWS[name].recipe) if other}
+    return {name, *ROWS[name].recipe} if len(ROWS[name].settings) > 1 else set(ROWS[name].recipe)
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
-def command(args, name, setting, recipe, seed):
-    row = ROWS[name]
-    words = row.command.format(n=args.clips, starts=EPOCHS[args.dataset] - 4).split()
-    epochs = [] if name == "full" or "--epoch_eval_train" in words else ["--epoch_eval_train", "300"]
+def command(args, name, setting, chosen, seed):
+    """What runs a row with a setting, and with what was chosen for others."""
+    words = ROWS[name].command.format(n=args.clips).split()
+    taken = [word for other in ROWS[name].recipe for word in chosen.get(other, "").split()]
+    epochs = [] if name == "full" else ["--epoch_eval_train", str(STEPS // ceil(10 * args.clips / 32))]
     loop = ["--eval_it", "1000000"] if "--Iteration" in words else []
-    buffers = [] if words[0] == "evaluate.py" else ["--buffer_path", str(args.out / "buffers")]
-    words = [*words, *epochs, *setting.split(), *recipe.split(), *loop, *data_flags(args), "--model", NET,
-             "--num_eval", "3", "--batch_train", "32"]
+    buffers = [] if name == "full" else ["--buffer_path", str(args.out / "buffers")]
+    words = [*words, *epochs, *setting.split(), *taken, *loop, *data_flags(args), "--model", NET, "--num_eval", "3",
+             "--batch_train", "32"]
     digest = hashlib.sha256(f"{words} {EXPERTS} {EPOCHS}".encode()).hexdigest()[:8]     # a changed row is a new run
     return [*words, *buffers, "--seed", str(seed), "--save_path", str(args.out / args.dataset),
-            "--name", f"{name}_{args.clips}_{digest}_seed{seed}", "--resume"]
+            "--name", f"{name}{'' if name == 'full' else f'_{args.clips}'}_{digest}_seed{seed}", "--resume"]
 
 
 def data_flags(args):
@@ -163,8 +170,8 @@ def run_all(args, jobs):
 
 def make_experts(args):
     words = ["buffer.py", *data_flags(args), "--model", NET, "--num_experts", str(EXPERTS), "--train_epochs",
-             str(EPOCHS[args.dataset]), "--keep_epochs", "all", "--lr_teacher", "0.1", "--batch_train", "128",
-             "--buffer_path", str(args.out / "buffers")]
+             str(EPOCHS[args.dataset]), "--keep_epochs", "all", *TRAINED.split(), "--buffer_path",
+             str(args.out / "buffers")]
     run_all(args, [("experts", words)] * (1 if args.dry_run else LANES))
 
 
@@ -180,8 +187,7 @@ def search(args, chosen, file):
         if not args.dry_run and (missing := needs(name) - {name} - chosen.keys()):
             sys.exit(f"error: {name} needs the choice of {', '.join(missing)} first: give --rows {' '.join(missing)} "
                      f"{name}")
-        recipe = chosen.get(ROWS[name].recipe, "")
-        jobs = [(f"{name} [{setting}] seed {seed}", command(args, name, setting, recipe, seed))
+        jobs = [(f"{name} [{setting}] seed {seed}", command(args, name, setting, chosen, seed))
                 for setting in settings for seed in SEARCH_SEEDS]
         results = run_all(args, jobs)
         if args.dry_run:
@@ -199,8 +205,8 @@ def search(args, chosen, file):
 
 def make_table(args, chosen):
     make_experts(args)
-    jobs = [(f"{name} seed {seed}", command(args, name, chosen.get(name, ROWS[name].settings[0]),
-                                         chosen.get(ROWS[name].recipe, ""), seed))
+    jobs = [(f"{name} seed {seed}", command(args, name, chosen.get(name, ROWS[name].settings[0]), chosen,
+                                         seed))
             for seed in SEEDS for name in args.rows]
     results = run_all(args, jobs)
     if args.dry_run:
