@@ -18,7 +18,7 @@ from distill_utils.clips import ClassSampler
 from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, freeze_dropout, gradients, has_batchnorm
 from distill_utils.run import Run
-from distill_utils.synset import SETS, method_name
+from distill_utils.synset import SETS, grow, method_name, watched_by
 
 SGD = {"lr_img": 0.1}
 
@@ -67,7 +67,6 @@ def main():
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
     run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher)
-    learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
     # loop
     for it in run.loop(args.Iteration):
@@ -85,6 +84,7 @@ def main():
                     freeze_batchnorm(network, rules.matching(
                         sampler.sample(range(spec.num_classes), 16, generator, run.device).flatten(0, 1)))
                 freeze_dropout(network)
+                learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
                 optimizer.zero_grad()
                 if teacher and not synset.learn_labels:
                     teacher.label(synset)
@@ -100,9 +100,10 @@ def main():
                         actual = gradients(network, rules.matching(samples), targets, create_graph=True,
                                            loss_of=partial(loss_of, classes=torch.full_like(slots, k)))
                         loss = dc_loss(target, actual, args.dis_metric)
-                        loss.backward(inputs=learned)
+                        loss.backward(inputs=[*learned, *watched_by(synset)])
                         total += loss.detach()
                 optimizer.step()
+                grow(synset, optimizer, it / args.Iteration)
                 if outer < outer_loop - 1:
                     for _ in range(inner_loop):
                         utils.train_epoch(network, utils.train_batches(

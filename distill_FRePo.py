@@ -17,7 +17,7 @@ from distill_utils.device import in_precision, resolve_precision, set_kernels
 from distill_utils.labels import centred, start_labels
 from distill_utils.matching import frepo_gradient
 from distill_utils.run import Run
-from distill_utils.synset import SETS, all_pairs, method_name
+from distill_utils.synset import SETS, all_pairs, grow, method_name
 from networks import plain
 
 
@@ -107,6 +107,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         loss = frepo_gradient(lambda x, network=network, augment=augment: network.embed(rules.matching(augment(x))),
                               clips, rows_of(targets, spec.num_classes), real, real_labels, args.reg, args.chunk)
         optimizer.step()
+        grow(synset, optimizer, it / args.Iteration)
 
         # the network, by a step on the set, or another in its place
         if networks.is_spent(number):

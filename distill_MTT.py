@@ -19,7 +19,7 @@ from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import add_gradients, diversity_loss, mtt_gradient, student_loss
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
-from distill_utils.synset import SETS, all_pairs, method_name
+from distill_utils.synset import SETS, all_pairs, grow, method_name, watched_by
 from distill_utils.trajectories import load_weights
 
 # miniUCF101 at one clip a class (S2D, arXiv 2312.00362)
@@ -74,7 +74,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     average = Average(synset, args.ema) if args.ema else None
     run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts,
                teacher=teacher, average=average)
-    learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    watched = watched_by(synset)
     classes, slots = all_pairs(synset, run.device)
     with run.seeded("student"):     # its weights are never used: students start at those of experts
         student = utils.get_network(args.model, spec, run.device)
@@ -95,7 +95,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         first = args.first_max_start_epoch or args.max_start_epoch
         return first + round((args.max_start_epoch - first) * min(1.0, it / (args.expansion_end or 1)))
 
-    def push_apart(start, it):
+    def push_apart(start, it, learned):
         """Adds the gradient of what keeps hallucinators from being one and the same, under the weights of an expert."""
         n = len(synset.hallucinators)
         seen = torch.randint(synset.num_variants // n, (len(classes),), generator=run.generator(it, "pairs"))
@@ -115,7 +115,8 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
                          syn_lr=learned_lr)
         if it == args.Iteration:
             break
-        for tensor in (*learned, syn_lr["lr"]):
+        learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        for tensor in (*learned, *watched, syn_lr["lr"]):
             tensor.grad = None
         if teacher and not synset.learn_labels:
             teacher.label(synset)
@@ -123,12 +124,12 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
             segment = experts.sample(run.seed, index, reach(it))
             loss, gradients, lr_gradient = mtt_gradient(partial(step_loss, index=index), segment.start, segment.target,
-                                                        args.syn_steps, syn_lr["lr"], learned, args.unroll,
-                                                        args.match)
-            add_gradients([*learned, syn_lr["lr"]], [*gradients, lr_gradient], 1 / args.experts_per_step)
+                                                        args.syn_steps, syn_lr["lr"], [*learned, *watched],
+                                                        args.unroll, args.match)
+            add_gradients([*learned, *watched, syn_lr["lr"]], [*gradients, lr_gradient], 1 / args.experts_per_step)
             total += loss / args.experts_per_step
         if args.hal_diversity:
-            push_apart(segment.start, it)
+            push_apart(segment.start, it, learned)
         norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         skipped = bool(args.max_loss) and float(total) > args.max_loss
         if skipped:     # infinite, perhaps
@@ -136,6 +137,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         else:
             run.log(it, every=1, loss=total, grad_norm=norm, syn_lr=syn_lr["lr"])
             optimizer.step()
+            grow(synset, optimizer, it / args.Iteration)
             if lr_optimizer:
                 lr_optimizer.step()
                 syn_lr["lr"].data.clamp_(min=args.min_lr)
@@ -154,6 +156,8 @@ def check_rules(args, synset):
     if (args.first_max_start_epoch or 0) > args.max_start_epoch:
         raise ValueError(f"--first_max_start_epoch {args.first_max_start_epoch} is above --max_start_epoch "
                          f"{args.max_start_epoch}, to which it is to grow: lower it")
+    if args.ema and vars(args).get("grow"):
+        raise ValueError(f"--ema {args.ema:g} is the mean of sets of one size, and --grow changes it: leave out one")
     if args.hal_diversity and len(getattr(synset, "hallucinators", ())) < 2:
         raise ValueError(f"--hal_diversity {args.hal_diversity:g} pushes several hallucinators apart: give --set s2d "
                          "--n_hal 2, or more, or leave it out")

@@ -36,11 +36,11 @@ class SampledMeans:
     def network_seed(self, iteration):
         return derive_seed(self.seed, iteration, "network")
 
-    def means(self, iteration, classes, embed, generator, device, of=class_means):
+    def means(self, iteration, classes, embed, generator, device, of=class_means, segment=(0, 1)):
         """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network. of:
-        `embed_classes` gives the embeddings themselves (len(classes), per_class, D)."""
+        `embed_classes` gives the embeddings themselves (len(classes), per_class, D). segment: of the clips."""
         with torch.no_grad():
-            return of(embed, self.sampler.sample(classes, self.per_class, generator, device))
+            return of(embed, self.sampler.sample(classes, self.per_class, generator, device, segment))
 
 
 class Bank:
@@ -72,7 +72,7 @@ class Bank:
     def network_seed(self, iteration):
         return self.seed_of(self.index(iteration))
 
-    def means(self, iteration, classes, embed, generator, device, of=class_means):
+    def means(self, iteration, classes, embed, generator, device, of=class_means, segment=None):
         """(len(classes), D); what makes them is not needed."""
         return self.load(self.index(iteration), device)[classes.start:classes.stop]
 

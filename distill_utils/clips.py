@@ -22,7 +22,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-from distill_utils.dataset import DataError, clip_positions, frame_positions
+from distill_utils.dataset import DataError, clip_positions
 from distill_utils.files import locked, remove, replacing, unfinished
 from distill_utils.progress import progress
 
@@ -390,8 +390,15 @@ class Clips:
 
     def single_frames(self):
         """The same clips, of which a sample is one frame (C, H, W)."""
+        return self._seen(view="single")
+
+    def of_length(self, frames):
+        """The same clips, of which a sample has so many frames."""
+        return self._seen(frames=frames)
+
+    def _seen(self, **changes):
         clips = copy(self)
-        clips.spec = replace(self.spec, view="single")
+        clips.spec = replace(self.spec, **changes)
         return clips
 
     def sample_frames(self, indices, generator=None, segment=(0, 1)):
@@ -399,14 +406,11 @@ class Clips:
 
         With a generator the training view: random start, random left-right flip, one draw for all frames of a clip;
         without one the test view: centre clip, nothing random. Drawn on the CPU: a seed gives the same on any device.
-        segment (split_id, split_num): where single frames come from.
+        segment (split_id, split_num): of time, which they come from.
         """
         indices = np.asarray(indices)
         counts = self.counts[indices]
-        if self.spec.view == "clip":
-            positions = clip_positions(counts, self.spec.frames, generator)
-        else:
-            positions = frame_positions(counts, segment, generator)[:, None]
+        positions = clip_positions(counts, self.spec.frames if self.spec.view == "clip" else 1, generator, segment)
         flip = None
         if generator is not None and self.spec.flip:
             flip = torch.rand(len(indices), generator=generator) < 0.5

@@ -227,28 +227,20 @@ def grid_frames(num_frames, length, stride):
     return np.arange(max(spare, 0) // 2 % stride, num_frames, stride)
 
 
-def clip_positions(counts, length, generator=None):
+def clip_positions(counts, length, generator=None, segment=(0, 1)):
     """Which of a video's grid frames make its clip: (B, length), given how many grid frames (B,) each video has.
 
     With a generator a random start, without one the centre. A video with fewer frames than the clip is spread evenly:
-    frames repeat, in order.
+    frames repeat, in order. segment (split_id, split_num): take them from segment i of n equal segments of the video.
     """
-    counts = np.asarray(counts)
+    counts, (index, num_segments) = np.asarray(counts), segment
+    first = counts * index // num_segments
+    counts = np.maximum(counts * (index + 1) // num_segments - first, 1)
     spare = np.maximum(counts - length, 0)
     start = spare // 2 if generator is None else np.minimum(_uniform(len(counts), generator) * (spare + 1), spare)
     consecutive = start.astype(np.int64)[:, None] + np.arange(length)
     spread = np.rint(np.linspace(0, counts - 1, length, axis=1)).astype(np.int64)
-    return np.where((counts >= length)[:, None], consecutive, spread)
-
-
-def frame_positions(counts, segment=(0, 1), generator=None):
-    """One grid frame (B,) of each video, out of segment i of n equal segments (split_id, split_num)."""
-    counts, (index, num_segments) = np.asarray(counts), segment
-    first = counts * index // num_segments
-    last = np.maximum(counts * (index + 1) // num_segments - 1, first)
-    if generator is None:
-        return (first + last) // 2
-    return first + np.minimum(_uniform(len(counts), generator) * (last - first + 1), last - first).astype(np.int64)
+    return first[:, None] + np.where((counts >= length)[:, None], consecutive, spread)
 
 
 def _uniform(n, generator):

@@ -45,11 +45,12 @@ def to_uint8(clips, mean, std):
     return np.moveaxis(((clips * std + mean).clip(0, 1) * 255).round().astype(np.uint8), 2, -1)
 
 
-def contact_sheet(path, rows, mean, std, frames=8, scale=None):
+def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None):
     """Draw a PNG with one row per clip: at most `frames` evenly spaced frames, distilled ones left, real ones right.
 
-    Frames are numbered from 1. scale: tile pixels per clip pixel. By default small clips are enlarged to about 64
-    pixels a tile and large ones shrunk to 112, or to less where the sheet would be higher than 16,000 pixels.
+    Frames are numbered from 1. marked: bool (rows, T), which distilled frames are framed: its key frames. scale: tile
+    pixels per clip pixel. By default small clips are enlarged to about 64 pixels a tile and large ones shrunk to 112,
+    or to less where the sheet would be higher than 16,000 pixels.
     """
     sides, (width, height) = _tiles(rows, mean, std, min(112, 15_900 // max(1, len(rows)) - GAP), scale)
     title, text, small = (ImageFont.load_default(size) for size in (12 + height // 12, 10 + height // 14, 11))
@@ -65,14 +66,17 @@ def contact_sheet(path, rows, mean, std, frames=8, scale=None):
     for y, label in zip(ys, labels, strict=True):
         draw.text((left - MARGIN, y + height // 2), label, INK, text, anchor="rm", align="right", spacing=2)
     for name, strips in sides.items():
-        draw.text((left, ys[0] - 20), name, ACCENT[name], title, anchor="ls")
+        caption = f"{name} (framed: key frames)" if marked is not None and name == "distilled" else name
+        draw.text((left, ys[0] - 20), caption, ACCENT[name], title, anchor="ls")
         for column, time in enumerate(times[name]):
             x = left + column * (width + GAP)
             number = f"frame {time + 1}" if column == 0 and width > 44 else str(time + 1)
             draw.text((x + width // 2, ys[0] - 4), number, FAINT, small, anchor="ms")
-            for y, strip in zip(ys, strips, strict=True):
+            for row, (y, strip) in enumerate(zip(ys, strips, strict=True)):
                 if strip:
                     sheet.paste(strip[time], (x, y))
+                if marked is not None and name == "distilled" and marked[row][time]:
+                    draw.rectangle((x, y, x + width - 1, y + height - 1), outline=ACCENT[name], width=2 + width // 50)
         left += spans[name]
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")

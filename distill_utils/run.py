@@ -424,7 +424,9 @@ class Run:
                 print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "
                       "learning rate is far too high", file=sys.stderr)
             rows = picture.preview_rows(synset, data)
-            picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std)
+            marked = getattr(synset, "key_frames", None)
+            marked = None if marked is None else marked[::synset.num_slots]         # of the first clip of each class
+            picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
         if len(evaluated) > 1:
             title = f"{self.method} on {dataset_label(self.args['dataset'])}"

@@ -23,6 +23,8 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
                                 those that stay exact
     arguments                   what builds it again from its file
     counted                     only where it has lists of modules: the argument that says how many -> name of the list
+    watched, grow(optimizer, done)
+                                only where it grows while it is trained (keyframes.py)
     num_classes, num_slots      K, and its clips of a class
 """
 import sys
@@ -36,6 +38,7 @@ from distill_utils import labels, published, storage
 from distill_utils.args import add_values_arg, may_change, positive
 from distill_utils.clips import ClassSampler, change_of
 from distill_utils.device import check_memory
+from distill_utils.keyframes import KeyFrameSet
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.storage import (  # noqa: F401 (handed on)
     STORES,
@@ -388,7 +391,18 @@ class StaticDynamicSet(nn.Module):
                 **labels.argument(self)}
 
 
-SETS = {"pixels": VideoSet, "still": ImageSet, "s2d": StaticDynamicSet}
+SETS = {"pixels": VideoSet, "still": ImageSet, "s2d": StaticDynamicSet, "keyframes": KeyFrameSet}
+
+
+def watched_by(synset):
+    """Tensors beside those of `groups` whose gradient a set wants, for its `grow`."""
+    return getattr(synset, "watched", [])
+
+
+def grow(synset, optimizer, done):
+    """After each step: lets a set that grows while it is trained do so. done: share of the iterations."""
+    if watched_by(synset):
+        synset.grow(optimizer, done)
 
 
 def method_name(loss, kind, published="pixels"):

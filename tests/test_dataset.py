@@ -16,7 +16,6 @@ from distill_utils.dataset import (
     FrameFolder,
     Spec,
     clip_positions,
-    frame_positions,
     get_spec,
     grid_frames,
     in_order,
@@ -108,8 +107,8 @@ def test_clips_against_a_naive_oracle(length, stride):
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 10])
 def test_segments_share_out_the_frames(parts):
     for count in range(1, 40):
-        drawn = [frame_positions([count] * 1500, (i, parts), generator(i)) for i in range(parts)]
-        middle = [frame_positions([count], (i, parts)).item() for i in range(parts)]
+        drawn = [clip_positions([count] * 1500, 1, generator(i), (i, parts))[:, 0] for i in range(parts)]
+        middle = [clip_positions([count], 1, segment=(i, parts)).item() for i in range(parts)]
         segments = [sorted(set(draw.tolist())) for draw in drawn]
         assert middle == [segment[(len(segment) - 1) // 2] for segment in segments]
         if parts <= count:

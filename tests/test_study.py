@@ -56,7 +56,8 @@ def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(methods, "STEPS", 1)
     monkeypatch.setitem(methods.EPOCHS, "MotionDigits", 10)
     tiny = "--ipc {n}"
-    rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.01", "--lr_net 0.02"), beside=""),
+    rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.01", "--lr_net 0.02"),
+                                  beside=""),
             "DM": methods.Row("DM", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2",
                               ("--lr_img 1", "--lr_img 2"), ("random",)),
             "DM_too": methods.Row("DM too", f"distill_DM.py {tiny} --Iteration 1 --batch_real 2 --kernel gaussian",
