@@ -1,5 +1,4 @@
 """The study of methods: its commands are such as the scripts take, and search and table work on tiny data."""
-import importlib.util
 import json
 import shlex
 import sys
@@ -16,21 +15,20 @@ import distill_s2d_FRePo
 import distill_s2d_MTT
 import evaluate
 from conftest import ROOT, run_script
+from distill_utils.dataset import get_spec
+from distill_utils.synset import SETS
+
+sys.path.insert(0, str(ROOT / "sh" / "study"))
+import methods
+import study
+import taxonomy
 
 MODULES = {module.__name__: module for module in (buffer, distill_coreset, distill_DM, distill_FRePo, distill_MTT,
                                                   distill_s2d_DM, distill_s2d_FRePo, distill_s2d_MTT, evaluate)}
 
-
-def load():
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "sh" / "study" / "methods.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("flags", [[], ["--search"]])
 def test_every_command_parses_and_says_what_the_row_says(flags, parse):
-    done = run_script("sh/study/methods.py", "GameClips", 5, "--dry_run", "--rows", *load().ROWS, *flags)
+    done = run_script("sh/study/methods.py", "GameClips", 5, "--dry_run", "--rows", *methods.ROWS, *flags)
     lines = done.stdout.splitlines()
     names = set()
     for line in lines:
@@ -41,19 +39,54 @@ def test_every_command_parses_and_says_what_the_row_says(flags, parse):
             assert args.resume and args.name not in names
             names.add(args.name)
             assert args.seed in ((100, 101) if flags else (10, 11, 12))
-    rows = load().ROWS.values()
+    rows = methods.ROWS.values()
     wanted = sum(2 * len(row.settings) for row in rows if len(row.settings) > 1) if flags else 3 * len(rows)
     assert len(lines) == 1 + wanted
+
+
+def test_every_point_of_the_taxonomy_parses_and_has_a_name_of_its_own(parse):
+    lines = run_script("sh/study/taxonomy.py", "MotionDigits", "--dry_run").stdout.splitlines()
+    names, frames = set(), set()
+    for line in lines:
+        script, *words = shlex.split(line.removeprefix("python "))
+        args = parse(MODULES[script.removesuffix(".py")], words)
+        names.add(args.name)
+        if script == "distill_DM.py":
+            kept = args.n_syn * args.segments
+            assert args.ipc in (1, 8 // kept)
+            frames.add(kept)
+            synset = SETS[args.set].from_args(args, get_spec("MotionDigits", 8, 32))
+            assert len(synset.frames) == 10 * args.ipc * kept
+        assert args.seed in (10, 11, 12) and args.holdout is None
+    assert len(names) == len(lines) and frames == {1, 2, 4, 8}
+    assert len(lines) == 3 * sum(1 + (point.frames < 8) for point in taxonomy.POINTS)
+
+
+def test_a_taxonomy_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "SIZE", "--frames 8 --im_size 16 --device cpu")
+    monkeypatch.setattr(study, "STEPS", 1)
+    monkeypatch.setattr(study, "SEEDS", (10, 11))
+    monkeypatch.setattr(taxonomy, "DM", "--Iteration 1 --eval_it 9 --batch_real 2")
+    points = [point._replace(flags=point.flags.replace(taxonomy.DM, "").replace("--Iteration 200", "--Iteration 1"))
+              for point in taxonomy.POINTS if point.frames == 4]
+    monkeypatch.setattr(taxonomy, "POINTS", points)
+    monkeypatch.setattr(sys, "argv", ["taxonomy.py", "MotionDigits", "--data_path", str(few_digits), "--out",
+                                      str(tmp_path)])
+    taxonomy.main()
+    out = capsys.readouterr().out
+    assert out.count("\n| ") == 2 + 2 * len(points)
+    results = json.loads((tmp_path / "MotionDigits" / "taxonomy.json").read_text())
+    assert {r["storage_bytes"] for r in results if r["ipc"] == 2} >= {10 * 2 * 4 * 3 * 16 * 16 * 4}
+    assert (tmp_path / "MotionDigits" / "taxonomy.png").stat().st_size > 10_000
 
 
 def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
     """Choices come from held-back clips and the seeds of the search; the table is of other seeds; nothing that is
     finished is made again."""
-    methods = load()
-    monkeypatch.setattr(methods, "SIZE", "--frames 4 --im_size 16 --device cpu")
+    monkeypatch.setattr(study, "SIZE", "--frames 4 --im_size 16 --device cpu")
     monkeypatch.setattr(methods, "HOLDOUT", 0.5)
     monkeypatch.setattr(methods, "EXPERTS", 1)
-    monkeypatch.setattr(methods, "STEPS", 1)
+    monkeypatch.setattr(study, "STEPS", 1)
     monkeypatch.setitem(methods.EPOCHS, "MotionDigits", 10)
     tiny = "--ipc {n}"
     rows = {"random": methods.Row("random", f"distill_coreset.py {tiny}", ("--lr_net 0.01", "--lr_net 0.02"),
