@@ -47,6 +47,9 @@ LAUNCHERS = {   # launcher -> (arguments, what stands in the command)
     "sh/s2d/s2d_FRePo_ms.sh": (["0", "miniUCF101", "0.02", "1e-3"], [
         "distill_s2d_FRePo.py", "--vpc 1", "--spc 1", "--dpc 1", "--optim adam", "--lr_dynamic 0.02", "--lr_hal 1e-3",
         "--lr_labels 1e-3", "--no_train_static", "--hal_init published", "--dynamic_init noise", "--batch_real 512"]),
+    "sh/keyframes/PRISM.sh": (["0", "miniUCF101", "30", "1"], [
+        "distill_DM.py", "--set keyframes", "--n_syn 2", "--grow", "--grow_from 0.2", "--grow_until 0.8",
+        "--init noise", "--momentum 0.95"]),
     "sh/s2d/s2d_FRePo_ms_5.sh": (["0,1", "miniUCF101", "0.02", "1e-3"], [
         "distill_s2d_FRePo.py", "--vpc 5", "--spc 5", "--dpc 5", "--lr_dynamic 0.02", "--lr_hal 1e-3"]),
 }
@@ -72,7 +75,7 @@ def test_parses_and_has_no_comment_after_a_backslash(script):
 
 def test_every_launcher_is_in_this_table():
     helpers = {"sh/demo.sh", "sh/test.sh", "sh/setup.sh", "sh/launch.sh", "sh/bench.sh", "sh/faults.sh",
-               "sh/study/methods.sh"}
+               "sh/study/methods.sh", "sh/study/taxonomy.sh"}
     assert set(SCRIPTS) - helpers == set(LAUNCHERS)
 
 

@@ -62,10 +62,10 @@ ROWS = {
                        recipe=("random", "DM")),
     "DM_experts": Row("DM under experts, a teacher's labels", f"distill_DM.py --ipc {{n}} {DM} --networks experts "
                       f"{TEACHER}", pixels(0.02, 0.1), ("random_soft",), "random_soft"),
-    "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", pixels(0.02, 0.05), ("random",)),
+    "MTT": Row("MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS}", pixels(0.02, 0.05, 0.1), ("random",)),
     "labels_MTT": Row("random, labels learned by MTT", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED} --optim adam "
                       "--lr_img 0"),
-    "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", pixels(0.02, 0.05),
+    "MTT_soft": Row("MTT, learned labels", f"distill_MTT.py --ipc {{n}} {STUDENTS} {LEARNED}", pixels(0.02, 0.05, 0.1),
                     beside="labels_MTT"),
     "labels_FRePo": Row("random, labels learned by FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO} --lr_img 0"),
     "FRePo": Row("FRePo", f"distill_FRePo.py --ipc {{n}} {FREPO}", pixels(0.005, 0.02), beside="labels_FRePo"),
@@ -76,10 +76,10 @@ ROWS = {
     "S2D-DM": Row("DM+S2D", f"distill_s2d_DM.py {S2D} {DM} --static_init real", parts(0.005, 0.02), ("random",)),
     "S2D-DM_experts": Row("DM+S2D under experts, a teacher's labels", f"distill_s2d_DM.py {S2D} {DM} --static_init "
                           f"real --networks experts {TEACHER}", parts(0.02, 0.1), ("random_soft",), "random_soft"),
-    "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", parts(0.02, 0.05),
+    "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", parts(0.02, 0.05, 0.1),
                    ("random",)),
     "S2D-MTT_soft": Row("MTT+S2D, learned labels", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real {LEARNED}",
-                        parts(0.02, 0.05), beside="labels_MTT"),
+                        parts(0.02, 0.05, 0.1), beside="labels_MTT"),
     "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", parts(0.005, 0.02),
                      beside="labels_FRePo"),
 }
