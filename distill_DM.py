@@ -14,7 +14,6 @@ from distill_utils import args as flags
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
 from distill_utils.device import check_memory, in_precision, resolve_precision
-from distill_utils.keyframes import KeyFrameSet
 from distill_utils.matching import KERNELS, chunked_gradient, class_means, dm_loss, embed_classes, mmd_loss
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
@@ -30,8 +29,10 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     group = flags.add_real_args(parser)
     group.add_argument("--kernel", choices=KERNELS, default="mean", help="mean: class means are compared (published); "
                        "gaussian: whole distributions, by a kernel on unit features")
-    group.add_argument("--n_real", type=flags.positive, help="with --set keyframes: compare the --segments of clips "
-                       "one by one, so many frames of each, before others are made of them; if not given, whole clips")
+    if hasattr(SETS[kind], "render_segment"):
+        group.add_argument("--n_real", type=flags.positive, metavar="N", help="match each of the --segments of the "
+                           "synthetic clips, expanded to N frames, with N frames in a row of the same segment of real "
+                           "clips (S2D, figure b); if not given, whole clips are matched")
     group.add_argument("--bank", type=flags.positive, metavar="P", help="draw the networks from P seeded ones, whose "
                        "class means over all training clips (centre clips, both flips) are computed once, for all runs "
                        "on this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. "
@@ -64,15 +65,17 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
         if getattr(args, flag) != parser.get_default(flag) and not there:
             raise ValueError(f"--{flag} {getattr(args, flag)} changes nothing without {needed}: give that too, or "
                              "leave it out")
-    if args.n_real:
-        if not isinstance(synset, KeyFrameSet):
-            raise ValueError(f"--n_real {args.n_real} is of --set keyframes: give that, or leave it out")
-        if args.n_real * synset.segments > spec.frames:
-            raise ValueError(f"--n_real {args.n_real} frames of each of --segments {synset.segments} are more than the "
+    n_real = vars(args).get("n_real")
+    if n_real:
+        if n_real < synset.n_syn:
+            raise ValueError(f"--n_real {n_real} frames cannot show the --n_syn {synset.n_syn} key frames of a "
+                             "segment, so some would never be trained: raise it, or lower --n_syn")
+        if n_real * synset.segments > spec.frames:
+            raise ValueError(f"--n_real {n_real} frames of each of --segments {synset.segments} are more than the "
                              f"{spec.frames} of a clip: lower one of them")
         for flag, given in (("bank", args.bank), ("networks experts", trained), ("grow", args.grow)):
             if given:
-                raise ValueError(f"--{flag} is of whole clips, and --n_real {args.n_real} compares parts of them: "
+                raise ValueError(f"--{flag} is of whole clips, and --n_real {n_real} compares parts of them: "
                                  "leave out one of them")
     if args.bank and args.kernel != "mean":
         raise ValueError("--bank holds class means, and --kernel gaussian needs each clip: leave out one of them")
@@ -83,8 +86,8 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
         raise ValueError("--bank holds the class means of clips as they are, and --dsa_strategy changes them in each "
                          "iteration: leave out one of them")
 
-    seen = replace(spec, frames=args.n_real) if args.n_real else spec      # what the networks that compare take
-    segments = synset.segments if args.n_real else 1
+    seen = replace(spec, frames=n_real) if n_real else spec      # what the networks that compare take
+    segments = synset.segments if n_real else 1
 
     # run, data
     run = Run(parser, args, method_name("DM", kind), flags.run_name(args, synset), recipe=recipe)
@@ -124,14 +127,14 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
                         if experts else {}))
         real.build(make_network, embed_real, run.device, args.chunk)
     else:
-        real = SampledMeans(data.train.of_length(seen.frames), args.batch_real, run.seed)
+        real = SampledMeans(data.train.within_clips(n_real) if n_real else data.train, args.batch_real, run.seed)
     chunk = max(1, args.chunk // (real.per_class or synset.num_slots))      # classes at a time
 
     def loss_of(part, part_classes, it, network, later, augment, generator, segment):
         """Of the synthetic clips of some classes."""
         of, distance = (class_means, dm_loss) if args.kernel == "mean" else (embed_classes, mmd_loss)
         there = real.means(it, part_classes, lambda x: embed_real(network, augment(x)), generator, run.device, of,
-                           (segment, segments))
+                           **({"segment": (segment, segments)} if n_real else {}))
         loss = distance(lambda x: network.embed(rules.matching(augment(x))), there, part)
         if later:
             labels = torch.tensor(part_classes, device=run.device).repeat_interleave(part.shape[1])
@@ -154,8 +157,8 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
         optimizer.zero_grad()
         loss = 0
         for segment in range(segments):
-            if args.n_real:
-                clips = synset.render_segment(classes, slots, segment, args.n_real)
+            if n_real:
+                clips = synset.render_segment(classes, slots, segment, n_real)
             else:
                 clips, _ = synset.render(classes, slots, generator)
             loss += chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,

@@ -145,7 +145,11 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
             average.update(synset, it)
 
     # finish
-    run.finish(data, pool, ipc=synset.num_slots)
+    skipped = {"skipped": run.count("skipped")} if args.max_loss else {}
+    if skipped.get("skipped") == args.Iteration:
+        print(f"note: every step was skipped, its loss being above --max_loss {args.max_loss:g}, so the set is the "
+              "start itself: raise it", file=sys.stderr)
+    run.finish(data, pool, ipc=synset.num_slots, **skipped)
 
 
 def check_rules(args, synset):

@@ -75,7 +75,8 @@ def main():
     if args.synset:     # scored as its file holds it: the same seed gives what its run reported
         run.finish(data, pool, ipc=synset.num_slots, synset=args.synset, scored_again=again and ours,
                    labels=header.get("labelled", kind), teacher=header.get("teacher"),
-                   dm_networks=header.get("dm_networks"), dm_kernel=header.get("dm_kernel"),
+                   **{key: header.get(key) for key in ("dm_networks", "dm_kernel", "dm_n_real")},
+                   form=getattr(synset, "form", None),
                    storage_bytes=storage_bytes(synset, header["store"], spec))
     else:
         run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))

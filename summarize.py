@@ -109,7 +109,9 @@ def title(r):
     """What a row is called; a method that TITLES does not have, by the label of its set."""
     label, _, loss = r["method"].partition("-")
     sets = {kind.label: name for name, kind in SETS.items()}
-    name = TITLES.get(r["method"]) or (f"{sets[label]} ({loss})" if label in sets else r["method"])
+    form = f" {r['form']}" if r.get("form") else ""
+    name = TITLES.get(r["method"]) or (f"{sets[label]}{form} ({loss})" if label in sets else r["method"])
+    name += f", {r['dm_n_real']} real frames" if r.get("dm_n_real") else ""
     name += ", under experts" if r.get("dm_networks") == "experts" else ""
     name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
     name += LABELS.get(r.get("labels"), "")
@@ -133,8 +135,9 @@ def table(results, merge_seeds=False):
         if merge_seeds:     # runs of the same method, clips, networks, epochs and bytes; their other cells side by side
             same, merged = (0, 1, 6, 7, 8), {}
             for line in cells:
-                merged.setdefault(tuple(line[i] for i in same), []).append(line)
-            cells = [[column[0] if i in same or not any(column) else " / ".join(column)
+                of_bytes = "" if "-grown" in line[0] else line[8]       # each seed grows to another size
+                merged.setdefault((*(line[i] for i in same[:4]), of_bytes), []).append(line)
+            cells = [[column[0] if i in same and len({*column}) == 1 or not any(column) else " / ".join(column)
                       for i, column in enumerate(zip(*alike, strict=True))] for alike in merged.values()]
         lines += ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join(lines[1:])

@@ -97,6 +97,12 @@ def above_zero(text):
     return rate(text)
 
 
+def part(text):
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1, such as 0.2")
+    return float(text)
+
+
 def share(text):
     if not 0 < float(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
@@ -479,6 +485,10 @@ def set_rates(args, synset, sgd=None):
     else:
         rates = {name: default for name, (_, _, default) in all_rates.items()}
     frozen = [name for name, tensors in synset.groups().items() if not tensors]
+    for name in frozen:
+        if given.pop(name, 0):
+            raise ValueError(f"--{name} {getattr(args, name):g} is of {all_rates[name][0]}, which this set does not "
+                             "train or has not: leave it out")
     rates |= given | dict.fromkeys(frozen, 0.0)
     if not any(rates.values()):
         raise ValueError("every learning rate of the set is 0, so nothing would be trained: give one above 0")
@@ -488,7 +498,9 @@ def set_rates(args, synset, sgd=None):
 def run_name(args, synset):
     """What a run is called where --name does not say it."""
     labels = "" if args.labels == "class" else f"_{args.labels}"
-    return f"{data_label(args)}_{args.model}_{synset.clips_flag}{synset.num_slots}{labels}_seed{args.seed}"
+    form = f"_{synset.form}" if hasattr(synset, "form") else ""
+    form += f"_real{args.n_real}" if vars(args).get("n_real") else ""
+    return f"{data_label(args)}_{args.model}_{synset.clips_flag}{synset.num_slots}{form}{labels}_seed{args.seed}"
 
 
 # ---- scripts ------------------------------------------------------------------------------------------------------

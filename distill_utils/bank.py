@@ -72,7 +72,7 @@ class Bank:
     def network_seed(self, iteration):
         return self.seed_of(self.index(iteration))
 
-    def means(self, iteration, classes, embed, generator, device, of=class_means, segment=None):
+    def means(self, iteration, classes, embed, generator, device, of=class_means):
         """(len(classes), D); what makes them is not needed."""
         return self.load(self.index(iteration), device)[classes.start:classes.stop]
 

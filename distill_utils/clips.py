@@ -325,7 +325,7 @@ class Clips:
     """
 
     def __init__(self, dataset, frames, location="auto"):
-        self.whole = True       # and not what --holdout leaves of them
+        self.whole, self.whole_length = True, None      # not what --holdout leaves of them, and not parts of clips
         self.spec, self.split, self.names = dataset.spec, dataset.split, dataset.names
         self.labels = torch.from_numpy(dataset.labels)
         self.frames, self.location, self.on_device = frames, location, {}
@@ -392,9 +392,11 @@ class Clips:
         """The same clips, of which a sample is one frame (C, H, W)."""
         return self._seen(view="single")
 
-    def of_length(self, frames):
-        """The same clips, of which a sample has so many frames."""
-        return self._seen(frames=frames)
+    def within_clips(self, frames):
+        """The same clips, of which a sample is so many frames in a row of a segment."""
+        clips = self._seen(frames=frames)
+        clips.whole_length = self.spec.frames
+        return clips
 
     def _seen(self, **changes):
         clips = copy(self)
@@ -406,11 +408,18 @@ class Clips:
 
         With a generator the training view: random start, random left-right flip, one draw for all frames of a clip;
         without one the test view: centre clip, nothing random. Drawn on the CPU: a seed gives the same on any device.
-        segment (split_id, split_num): of time, which they come from.
+        segment (split_id, split_num): which part of the video single frames come from, and parts of clips
+        (`within_clips`) of the clip.
         """
         indices = np.asarray(indices)
         counts = self.counts[indices]
-        positions = clip_positions(counts, self.spec.frames if self.spec.view == "clip" else 1, generator, segment)
+        length = self.spec.frames if self.spec.view == "clip" else 1
+        if self.whole_length in (None, length):
+            positions = clip_positions(counts, length, generator, segment)
+        else:
+            clip = clip_positions(counts, self.whole_length, generator)
+            part = clip_positions(np.full(len(counts), self.whole_length), length, generator, segment)
+            positions = np.take_along_axis(clip, part, 1)
         flip = None
         if generator is not None and self.spec.flip:
             flip = torch.rand(len(indices), generator=generator) < 0.5

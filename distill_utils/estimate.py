@@ -2,6 +2,8 @@
 
 Networks and sets are on the device "meta", which holds no values: nothing is read, trained or written.
 """
+from copy import deepcopy
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,8 +19,7 @@ def trajectory_matching(network, synset, spec, *, store, matching, batch, syn_st
     clips are standardised. batch: clips of a student's step, or None for all. students: of the whole run."""
     total = synset.num_classes * synset.num_slots
     batch = min(batch or total, total)
-    with torch.device("meta"):
-        copy = type(synset)(**synset.arguments)
+    copy = deepcopy(synset).to("meta")
     parameters = sum(value.numel() for value in network.parameters())
     graphs = 1 if unroll == "adjoint" else syn_steps
     snapshots = epochs_to_keep(max_start_epoch + expert_epochs, max_start_epoch, expert_epochs)

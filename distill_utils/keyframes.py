@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from distill_utils import labels
-from distill_utils.args import positive, rate
+from distill_utils.args import part, positive
 from distill_utils.device import check_memory
 from distill_utils.seeds import make_generator
 
 INTERPOLATIONS = ("duplicate", "linear", "hallucinator")
+GROWS = 0.2, 0.8        # from this share of the iterations to that
 APART = 0.0     # gradients with a cosine below it point away from each other
 
 
@@ -29,7 +30,7 @@ class KeyFrameSet(nn.Module):
     iterations to `last` more of them are added by `grow`. A set that grew keeps `places` (K * ipc, T), which frames of
     a clip are key frames. num_frames: how many those of a file are in all.
     """
-    title, label, clips_flag = "a few frames of each clip, and what lies between is interpolated", "KF", "ipc"
+    title, label, clips_flag = "a few frames of each clip, interpolated", "KF", "ipc"
     pixels, exact, num_variants = ("frames",), ("labels", "places", "hallucinator"), 1
     # as of whole clips; of the hallucinator as of static + dynamic sets
     rates = {"lr_img": ("the key frames", 30.0, 0.02), "lr_hal": ("the hallucinator", 1e-3, 5e-3)}
@@ -40,7 +41,8 @@ class KeyFrameSet(nn.Module):
         self.num_classes, self.num_slots, self.shape, self.init = num_classes, ipc, tuple(shape), init
         self.n_syn, self.segments, self.interpolation, self.growing = n_syn, segments, interpolation, growing
         length, channels, *size = shape
-        if interpolation not in INTERPOLATIONS or not 1 <= n_syn * segments <= length:
+        if interpolation not in INTERPOLATIONS or not 1 <= n_syn * segments <= length or (
+                (growing or num_frames) and (interpolation != "linear" or n_syn * segments < 2)):
             raise ValueError("no such key frames")
         clips, self.probe, times = num_classes * ipc, None, key_times(n_syn * segments, length, interpolation)
         self.frames = nn.Parameter(torch.zeros(num_frames or clips * len(times), channels, *size))
@@ -65,17 +67,20 @@ class KeyFrameSet(nn.Module):
         group = parser.add_argument_group(f"set: {cls.title}")
         group.add_argument("--ipc", type=positive, default=1, help="synthetic clips a class")
         group.add_argument("--n_syn", type=positive, default=2, help="key frames of each segment of a clip")
-        group.add_argument("--segments", type=positive, default=1, help="segments of time")
+        group.add_argument("--segments", type=positive, default=1, help="segments of time, of --n_syn key frames each; "
+                           "they are matched one by one only with --n_real of distill_DM.py")
         group.add_argument("--interpolation", choices=INTERPOLATIONS, default="linear", help="how a clip is made of "
                            "its key frames. duplicate: each stands for a while; linear: each turns into the next; "
                            "hallucinator: duplicate, and a learned convolution over it that all clips share")
         if trained:
             group.add_argument("--init", choices=("real", "noise"), default="real", help="start of the key frames: "
                                "those of real clips, or noise (PRISM)")
-            group.add_argument("--grow", action="store_true", help="a frame becomes a key frame where its gradient "
-                               "points away from those of both neighbouring key frames (PRISM)")
-            group.add_argument("--grow_from", type=rate, default=0.2, help="after this share of the iterations")
-            group.add_argument("--grow_until", type=rate, default=0.8, help="and until this one")
+            group.add_argument("--grow", action="store_true", help="start from --n_syn key frames and add more: a "
+                               "frame becomes one where its gradient points away from those of both neighbouring key "
+                               "frames (PRISM). The bytes of a clip are known at the end. For linear interpolation")
+            for flag, which, default in zip(("from", "until"), ("first", "last"), GROWS, strict=True):
+                group.add_argument(f"--grow_{flag}", type=part, help=f"share of the iterations at which the {which} "
+                                   f"may be added; {default} if not given")
 
     @classmethod
     def from_args(cls, args, spec):
@@ -87,22 +92,27 @@ class KeyFrameSet(nn.Module):
         if count > spec.frames:
             raise ValueError(f"--n_syn {args.n_syn} key frames in each of --segments {args.segments} are {count}, and "
                              f"a clip has only {spec.frames} frames: lower one of them")
+        growing = tuple(default if given.get(flag) is None else given[flag]
+                        for flag, default in zip(("grow_from", "grow_until"), GROWS, strict=True))
         if given.get("grow"):
             if args.interpolation != "linear":
-                raise ValueError(f"--grow puts key frames between others, and --interpolation {args.interpolation} "
-                                 "makes nothing there: give linear")
-            if count < 2:
-                raise ValueError("--grow needs a key frame at both ends of a clip: give --n_syn 2 or more")
-            if not args.grow_from < args.grow_until:
-                raise ValueError(f"--grow_from {args.grow_from:g} must be less than --grow_until "
-                                 f"{args.grow_until:g}")
-        elif any(given.get(flag) not in (None, default) for flag, default in (("grow_from", 0.2), ("grow_until", 0.8))):
+                raise ValueError(f"--grow is of --interpolation linear, and it is {args.interpolation}: give linear, "
+                                 "or leave out --grow")
+            if not 2 <= count < spec.frames:
+                raise ValueError(f"--grow adds key frames between those at both ends of a clip, and starts with "
+                                 f"{count} of {spec.frames} frames: give --n_syn 2")
+            if growing[0] >= growing[1]:
+                raise ValueError(f"--grow_from {growing[0]:g} must be less than --grow_until {growing[1]:g}")
+            if given.get("lr_img") == 0:
+                raise ValueError("--grow adds frames that are to be trained, and --lr_img 0 trains none: leave out one "
+                                 "of them")
+        elif (given.get("grow_from"), given.get("grow_until")) != (None, None):
             raise ValueError("--grow_from and --grow_until change nothing without --grow: give that too, or leave them "
                              "out")
         check_memory(f"--ipc {args.ipc}", spec.num_classes * args.ipc * prod(spec.shape))
         return cls(spec.num_classes, args.ipc, spec.shape, args.n_syn, args.segments, args.interpolation,
                    init=given.get("init", "real"),
-                   growing=(args.grow_from, args.grow_until) if given.get("grow") else None, **labels.settings(args))
+                   growing=growing if given.get("grow") else None, **labels.settings(args))
 
     @property
     def clips_needed(self):
@@ -125,7 +135,7 @@ class KeyFrameSet(nn.Module):
 
     def render(self, classes, slots, generator=None, variants=None):
         which = classes * self.num_slots + slots
-        clips = self._interpolate(self.rows[which], self.weights[which])
+        clips = self._interpolate(self.frames, self.rows[which], self.weights[which])
         for probe in self.watched:
             clips = clips + probe[which]
         return clips, labels.targets_of(self, classes, which)
@@ -134,11 +144,11 @@ class KeyFrameSet(nn.Module):
         """Segment k of each clip alone, (B, length, C, H, W): its key frames, expanded to that length."""
         rows = self.rows[classes * self.num_slots + slots, segment * self.n_syn:(segment + 1) * self.n_syn]
         weights = fixed_weights(self.n_syn, length, self.interpolation).to(rows.device)
-        return self._interpolate(rows, weights.expand(len(rows), -1, -1))
+        return self._interpolate(self.frames, rows, weights.expand(len(rows), -1, -1))
 
-    def _interpolate(self, rows, weights):
-        """rows (B, F) of key frames, weights (B, T, F) -> (B, T, C, H, W)."""
-        frames = self.frames[rows]
+    def _interpolate(self, frames, rows, weights):
+        """frames (N, C, H, W), rows (B, F) of them, weights (B, T, F) -> (B, T, C, H, W)."""
+        frames = frames[rows]
         clips = (weights @ frames.flatten(2)).unflatten(2, frames.shape[2:])
         if self.interpolation == "hallucinator":
             return self.hallucinator(clips.transpose(1, 2)).transpose(1, 2)
@@ -172,18 +182,22 @@ class KeyFrameSet(nn.Module):
         new = places & ~self.places
         if not new.any():
             return
-        values, before, kept = self._interpolate(self.rows, self.weights)[new], self.frames, ~new[places]
+        before, kept = self.frames, ~new[places]
 
-        def widened(value, added):
-            wider = value.new_empty(len(kept), *self.shape[1:])
-            wider[kept], wider[~kept] = value, added
+        def widened(value, still=False):
+            wider = value.new_zeros(len(kept), *self.shape[1:])
+            wider[kept] = value
+            if not still:
+                wider[~kept] = self._interpolate(value, self.rows, self.weights)[new]
             return wider
 
-        self.frames = nn.Parameter(widened(before.data, values))    # a graph that is still there knows the old one
+        self.frames = nn.Parameter(widened(before.data))    # a graph that is still there knows the old one
         for group in optimizer.param_groups:
             group["params"] = [self.frames if tensor is before else tensor for tensor in group["params"]]
-        optimizer.state[self.frames] = {        # a new frame has no momentum
-            name: widened(value, 0.0) if torch.is_tensor(value) and value.shape == before.shape else value
+        # a new frame has no momentum; the size of Adam's steps is that of its neighbours
+        optimizer.state[self.frames] = {
+            name: widened(value, still=name not in ("exp_avg_sq", "max_exp_avg_sq"))
+            if torch.is_tensor(value) and value.shape == before.shape else value
             for name, value in optimizer.state.pop(before, {}).items()}
         self.places = places
         self._lay_out()
@@ -192,7 +206,7 @@ class KeyFrameSet(nn.Module):
         """Which rows of `frames` each clip is made of (K * ipc, F), and with which weights (K * ipc, T, F). ValueError
         unless the places of a file are those of its frames."""
         clips, length = self.num_classes * self.num_slots, self.shape[0]
-        if self.frames.is_meta:
+        if self.frames.is_meta:     # its tensors are still to come
             return
         device = self.frames.device
         if self.places is None:
@@ -218,6 +232,11 @@ class KeyFrameSet(nn.Module):
         result = super().load_state_dict(state, *args, **options)
         self._lay_out()
         return result
+
+    @property
+    def form(self):
+        """What tells it from other sets of key frames, for names and tables."""
+        return f"{self.n_syn}x{self.segments}-{self.interpolation}" + ("-grown" if self.places is not None else "")
 
     @property
     def key_frames(self):

@@ -111,7 +111,7 @@ class Run:
         value that is the default now, and the method says which set it has."""
         current = self._identity()
         saved = {"precision": "fp32", "set": current.get("set"), **recipe_flags(RECIPES["class"]), **{
-            key: value for key, value in saved.items() if key not in self.parser.may_change}}
+            key: value for key, value in saved.items() if key not in self._may_change()}}
         for run in (saved, current):    # what is in a data set _check_clips compares, where the run remembered it
             run["dataset"] = None if "clips" in self.checkpoint else dataset_label(run["dataset"])
         for key in sorted(current.keys() | saved.keys()):
@@ -126,9 +126,13 @@ class Run:
     def _identity(self):
         """The arguments that say what is computed, as JSON gives them back."""
         return {key: value for key, value in json.loads(json.dumps(self.args)).items()
-                if key not in self.parser.may_change} | {
+                if key not in self._may_change()} | {
             "precision": self.precision, **recipe_flags(self.recipe),
             **{flag + CONTENT: digest for flag, digest in self.inputs.items()}}
+
+    def _may_change(self):
+        """Flags that may differ when a run goes on; a set grows in a share of the iterations, so not their number."""
+        return self.parser.may_change - ({"Iteration"} if self.args.get("grow") else set())
 
     def _check_clips(self):
         """ValueError where a run would go on with other clips than it began with."""
@@ -218,8 +222,10 @@ class Run:
         saved = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
         rates = sorted({group["lr"] for value in self.state.values() if isinstance(value, torch.optim.Optimizer)
                         for group in value.param_groups if group["lr"]})
-        student = f" (and --lr_teacher {self.args['lr_teacher']})" if "lr_teacher" in self.args else ""
-        return (f"{saved}; the set is trained at the rate {rates}: lower it{student}, under another --name or "
+        others = " (and " + ", ".join(f"--{flag} {self.args[flag]:g}" for flag in (
+            "lr_teacher", "ce_weight", "hal_diversity") if self.args.get(flag)) + ")"
+        return (f"{saved}; the set is trained at the rate {rates}: lower it{others if '--' in others else ''}, under "
+                "another --name or "
                 "--overwrite")
 
     def elapsed(self):
@@ -269,6 +275,12 @@ class Run:
         self._record({"iteration": iteration, **values})
         if self.bar is not None:
             self.bar.set_postfix({key: f"{value:.4g}" for key, value in values.items()}, refresh=False)
+
+    def count(self, name):
+        """How many iterations have logged a value of that name."""
+        self.metrics.flush()
+        with open(self.folder / "metrics.jsonl", encoding="utf-8") as file:
+            return sum(name in json.loads(line) for line in file)
 
     def _record(self, line):
         self.metrics.write(json.dumps(line, allow_nan=False) + "\n")
@@ -387,7 +399,7 @@ class Run:
 
     def _comparison(self):
         """What DM compared in, and how."""
-        return {f"dm_{key}": self.args.get(key) for key in ("networks", "kernel")}
+        return {f"dm_{key}": self.args.get(key) for key in ("networks", "kernel", "n_real")}
 
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
@@ -418,6 +430,7 @@ class Run:
             synset, header = load_synset(path)
             if header.get("syn_lr") is not None and PROTOCOLS[self.args["protocol"]].learned_rate:
                 result["lr_net"] = header["syn_lr"]
+            result["form"] = getattr(synset, "form", None)
             result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
             largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
@@ -426,7 +439,8 @@ class Run:
             rows = picture.preview_rows(synset, data)
             marked = getattr(synset, "key_frames", None)
             marked = None if marked is None else marked[::synset.num_slots]         # of the first clip of each class
-            picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked)
+            picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked,
+                                  frames=8 if marked is None else 16)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
         if len(evaluated) > 1:
             title = f"{self.method} on {dataset_label(self.args['dataset'])}"

@@ -115,7 +115,7 @@ def check_header(header, kinds):
     """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
     numbers = (int, float)
     optional = {"method": str, "dataset": str, "syn_lr": numbers, "recipe": dict, "labelled": str, "teacher": int,
-                "clips": dict, "dm_networks": str, "dm_kernel": str}
+                "clips": dict, "dm_networks": str, "dm_kernel": str, "dm_n_real": int}
     types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
              "labels": list, "store": str, **optional}
     for name, wanted in types.items():
@@ -170,10 +170,12 @@ def build_checked(kind, arguments, state):
             raise ValueError(f"its header says {name} {arguments.get(name, 1)}, and its tensors are of {found}")
     try:
         with torch.device("meta"):
-            expected = kind(**arguments).state_dict()
+            expected = kind(**arguments)
     except Exception as error:      # whatever a class says to arguments that are not its own
         raise ValueError(f"the arguments of its header build no {kind.__name__}") from error
-    check_state(state, expected, f"a {kind.__name__} of the arguments of its header")
+    for name in arguments.keys() - expected.arguments.keys() - {"label_kind"}:
+        raise ValueError(f"the arguments of its header have {name[:80]!r}, which no file of a {kind.__name__} has")
+    check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
     return build(kind, arguments, state)
 
 

@@ -1,6 +1,7 @@
 """Key frames: how clips are made of them, how they grow, what they share with other sets, and what is refused."""
 import json
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 import distill_DM
 import utils
-from conftest import NET
+from conftest import NET, run_script
 from distill_utils import keyframes
 from distill_utils.bank import SampledMeans
 from distill_utils.clips import ClassSampler
@@ -130,7 +131,10 @@ def test_a_frame_becomes_a_key_frame_where_both_neighbours_pull_another_way(opti
             moments = [value for value in optimizer.state[synset.frames].values() if value.dim()]
             kept = places[wanted]
             assert moments and all(value.shape == synset.frames.shape for value in moments)
-            assert all((value[~kept] == 0).all() and (value[kept] != 0).any() for value in moments)
+            assert all((value[kept] != 0).any() for value in moments) and (moments[0][~kept] == 0).all()
+            if len(moments) > 1:        # Adam's: no larger steps than those of its neighbours
+                squares = moments[1]
+                assert squares[~kept].min() > 0 and squares[~kept].max() <= squares[kept].max()
             assert optimizer.param_groups[0]["params"] == [synset.frames] and old not in optimizer.state
 
 
@@ -206,6 +210,18 @@ def test_only_key_frames_and_their_places_are_stored(tmp_path):
     torch.testing.assert_close(rendered(loaded), rendered(synset), atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("change", [{"interpolation": "duplicate"}, {"n_syn": 1}, {"growing": 5}, {"init": "noise"}])
+def test_arguments_that_are_not_those_of_a_grown_set_are_refused(change, tmp_path):
+    spec = utils.get_spec("MotionDigits", 8, 16)
+    save_synset(tmp_path / "x.safetensors", KeyFrameSet(10, 1, spec.shape, growing=(0, 1)), spec)
+    file = TensorFile(tmp_path / "x.safetensors")
+    header = {key: value for key, value in file.header.items() if key != "sum"}
+    header["arguments"] |= change
+    save_tensors(tmp_path / "x.safetensors", file.read_all(), **header)
+    with pytest.raises(ValueError, match="arguments"):
+        load_synset(tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("change", ["fewer", "no end"])
 def test_places_that_are_not_those_of_the_frames_are_refused(change, tmp_path):
     spec = utils.get_spec("MotionDigits", 8, 16)
@@ -239,7 +255,8 @@ def test_all_key_frames_are_trained_as_pixels_are(script):
 
 def test_a_segment_is_matched_with_the_same_segment_of_real_clips(script, monkeypatch):
     seen, means, render, sample = [], SampledMeans.means, KeyFrameSet.render_segment, ClassSampler.sample
-    monkeypatch.setattr(SampledMeans, "means", lambda self, *args: (seen.append(args[-1]), means(self, *args))[1])
+    monkeypatch.setattr(SampledMeans, "means", lambda self, *args, segment: (
+        seen.append(segment), means(self, *args, segment=segment))[1])
     monkeypatch.setattr(ClassSampler, "sample", lambda *args: (
         seen.append(tuple(sample(*args).shape[2:])), sample(*args))[1])
     monkeypatch.setattr(KeyFrameSet, "render_segment", lambda self, classes, slots, segment, length: (
@@ -250,12 +267,18 @@ def test_a_segment_is_matched_with_the_same_segment_of_real_clips(script, monkey
 
 
 def test_frames_of_a_segment_lie_in_it(few_digits):
-    clips = utils.get_dataset("MotionDigits", few_digits, frames=4, im_size=16).train.of_length(3)
-    for segment in range(4):        # of 12 frames
-        frames, _ = clips.sample_frames(range(40), torch.Generator().manual_seed(0), (segment, 4))
-        inside = frames - clips.first[:40, None]
-        assert (inside.min(1) >= 3 * segment).all() and (inside.max(1) < 3 * segment + 3).all()
-        assert (np.diff(inside, axis=1) == 1).all()
+    """Of the clip that a network would see, of 8 of the 12 frames of a video, and not of the video."""
+    whole = utils.get_dataset("MotionDigits", few_digits, frames=8, im_size=16).train
+    for length, segments in ((2, 4), (3, 2), (1, 8)):
+        for segment in range(segments):
+            clip, _ = whole.sample_frames(range(40), torch.Generator().manual_seed(0))
+            frames, _ = whole.within_clips(length).sample_frames(range(40), torch.Generator().manual_seed(0),
+                                                                 (segment, segments))
+            place = frames - clip[:, :1]
+            assert (place >= 8 // segments * segment).all() and (place < 8 // segments * (segment + 1)).all()
+            assert frames.shape == (40, length) and (np.diff(frames, axis=1) == 1).all()
+            assert length < 8 // segments or (place == np.arange(length) + 8 // segments * segment).all()
+    assert len({tuple(row) for row in place.tolist()}) == 1 and (whole.sample_frames([0])[0] == 2 + np.arange(8)).all()
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
@@ -263,11 +286,16 @@ def test_frames_of_a_segment_lie_in_it(few_digits):
 @pytest.mark.parametrize("words,said", [
     ("--n_syn 3 --segments 2", "are 6, and a clip has only 4 frames: lower one of them"),
     ("--segments 5 --n_syn 1", "are 5, and a clip has only 4 frames"),
-    ("--grow --interpolation duplicate", "--interpolation duplicate makes nothing there: give linear"),
-    ("--grow --n_syn 1", "give --n_syn 2 or more"),
+    ("--grow --interpolation duplicate", "--grow is of --interpolation linear, and it is duplicate: give linear"),
+    ("--grow --n_syn 1", "starts with 1 of 4 frames: give --n_syn 2"),
+    ("--grow --n_syn 4", "starts with 4 of 4 frames: give --n_syn 2"),
+    ("--grow --lr_img 0", "--lr_img 0 trains none"),
+    ("--lr_hal 0.1", "--lr_hal 0.1 is of the hallucinator, which this set does not train or has not: leave it out"),
     ("--grow --grow_from 0.9", "--grow_from 0.9 must be less than --grow_until 0.8"),
     ("--grow_from 0.5", "change nothing without --grow"),
     ("--n_syn 1 --segments 2 --n_real 3", "are more than the 4 of a clip"),
+    ("--n_syn 4 --n_real 2", "--n_real 2 frames cannot show the --n_syn 4 key frames of a segment"),
+    ("--grow_from 0.2", "change nothing without --grow"),
     ("--n_real 2 --grow", "--grow is of whole clips, and --n_real 2 compares parts of them"),
     ("--n_real 2 --bank 2", "--bank is of whole clips"),
     ("--n_real 2 --networks experts", "--networks experts is of whole clips"),
@@ -282,16 +310,48 @@ def test_what_makes_no_sense_is_refused_before_any_work(words, said, few_digits,
     assert not (tmp_path / "out").exists()
 
 
-def test_segments_alone_are_of_key_frames(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["distill_DM.py", "--dataset", "MotionDigits", "--data_path", str(few_digits),
-                                      "--save_path", str(tmp_path), "--n_real", "2"])
-    with pytest.raises(ValueError, match="--n_real 2 is of --set keyframes"):
+@pytest.mark.parametrize("flags", [["--n_real", "2"], ["--set", "keyframes", "--grow", "--grow_until", "80"]])
+def test_flags_that_cannot_be_read(flags, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["distill_DM.py", *flags])
+    with pytest.raises(SystemExit):
         distill_DM.main()
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --n_real" in said or "80 is not a share from 0 to 1, such as 0.2" in said
 
 
 def test_a_running_mean_has_one_size(script):
     with pytest.raises(ValueError, match="--grow changes it: leave out one"):
         script(("MTT", "keyframes"), "x", "--grow", ema=0.9)
+
+
+def test_a_longer_run_grows_at_other_iterations(script):
+    flags = {**GROW, "lr_img": 0.1, "optim": "adam"}
+    script(("DM", "keyframes"), "x", "--grow", **{**flags, "Iteration": 3})
+    with pytest.raises(ValueError, match="--Iteration was 3 and is now 6: give the same"):
+        script(("DM", "keyframes"), "x", "--grow", "--resume", **{**flags, "Iteration": 6})
+
+
+def test_results_tell_one_form_from_another(script, tmp_path):
+    """And seeds of a set that grows are merged, though each ends with another size."""
+    for seed in (0, 1):
+        flags = {"seed": seed, "Iteration": 3, "optim": "adam"}
+        script(("DM", "keyframes"), f"a{seed}", n_syn=4, interpolation="duplicate", **flags)
+        script(("DM", "keyframes"), f"b{seed}", n_syn=2, segments=2, n_real=2, **flags)
+        script(("DM", "keyframes"), f"c{seed}", "--grow", **{**GROW, **flags, "init": "noise", "lr_img": 0.5})
+    score = script("score", "again", synset=tmp_path / "KF-DM" / "b0" / "synset.safetensors")
+    lines = run_script("summarize.py", tmp_path, "--merge_seeds").stdout.splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ")[2] for line in lines if "keyframes" in line}
+    assert {name: seeds for name, seeds in rows.items() if "again" not in name} == {
+        "| keyframes 4x1-duplicate (DM)": "0 / 1", "| keyframes 2x2-linear (DM), 2 real frames": "0 / 1",
+        "| keyframes 2x1-linear-grown (DM)": "0 / 1"}
+    assert "| keyframes 2x2-linear (DM), 2 real frames, scored again" in rows and score.is_dir()
+
+
+def test_a_dry_run_of_trajectory_matching(script, capsys):
+    for flags in ([], ["--grow"]):
+        with suppress(AttributeError, FileNotFoundError):
+            script(("MTT", "keyframes"), "x", "--dry_run", *flags)
+        assert json.loads(capsys.readouterr().out.strip().splitlines()[-1][7:])["operations"] > 0
 
 
 def test_neighbours_of_a_key_frame_are_itself():

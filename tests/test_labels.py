@@ -130,6 +130,7 @@ def test_a_recipe_of_a_file_is_compared(entry, value):
 def soft(kind_of_set, kind, **flags):
     arguments = {"VideoSet": {"ipc": 2, "shape": (4, 3, 16, 16)},
                  "ImageSet": {"spc": 2, "shape": (3, 16, 16), "frames": 4},
+                 "KeyFrameSet": {"ipc": 2, "n_syn": 2, "shape": (4, 3, 16, 16)},
                  "StaticDynamicSet": {"vpc": 2, "spc": 4, "dpc": 6, "shape": (4, 3, 16, 16), "n_hal": 2}}
     synset = kind_of_set(num_classes=10, **arguments[kind_of_set.__name__], label_kind=kind, **flags)
     for value in synset.parameters():

@@ -47,7 +47,7 @@ LAUNCHERS = {   # launcher -> (arguments, what stands in the command)
     "sh/s2d/s2d_FRePo_ms.sh": (["0", "miniUCF101", "0.02", "1e-3"], [
         "distill_s2d_FRePo.py", "--vpc 1", "--spc 1", "--dpc 1", "--optim adam", "--lr_dynamic 0.02", "--lr_hal 1e-3",
         "--lr_labels 1e-3", "--no_train_static", "--hal_init published", "--dynamic_init noise", "--batch_real 512"]),
-    "sh/keyframes/PRISM.sh": (["0", "miniUCF101", "30", "1"], [
+    "sh/keyframes/PRISM.sh": (["0", "miniUCF101", "3", "1"], [
         "distill_DM.py", "--set keyframes", "--n_syn 2", "--grow", "--grow_from 0.2", "--grow_until 0.8",
         "--init noise", "--momentum 0.95"]),
     "sh/s2d/s2d_FRePo_ms_5.sh": (["0,1", "miniUCF101", "0.02", "1e-3"], [

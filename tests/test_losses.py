@@ -48,7 +48,8 @@ def test_every_set_under_every_loss(pair, script, tmp_path, monkeypatch):
     synset, header = load_synset(whole / "synset.safetensors")
     assert type(synset) is SETS[pair[1]] and header["method"] == whole.parent.name and header["store"] == "uint8"
     saved = torch.load(whole / "checkpoint.pt", weights_only=True)["parts"]["synset"]
-    start = script(pair, "start", Iteration=1, **dict.fromkeys(synset.rates, 1e-30)) / "synset.safetensors"
+    start = script(pair, "start", Iteration=1, **{
+        name: 1e-30 for name, tensors in synset.groups().items() if tensors}) / "synset.safetensors"
     start = load_synset(start)[0].state_dict()
     assert any(not torch.equal(value, start[name]) for name, value in saved.items())       # it was trained
     spec = utils.get_spec("MotionDigits", 4, 16)
@@ -338,7 +339,7 @@ def test_momentum_carries_over_from_step_to_step(script, method):
 
 
 def test_a_frozen_part_stays_as_it_was(script):
-    synset, _ = load_synset(script("S2D-DM", "a", "--no_train_static", Iteration=2) / "synset.safetensors")
+    synset, _ = load_synset(script("S2D-DM", "a", "--no_train_static", Iteration=2, lr_static=0) / "synset.safetensors")
     start, _ = load_synset(script("S2D-DM", "b", Iteration=1, lr_static=1e-30) / "synset.safetensors")
     trained, _ = load_synset(script("S2D-DM", "c", Iteration=2) / "synset.safetensors")
     assert torch.equal(synset.static, start.static) and not torch.equal(trained.static, start.static)
@@ -412,11 +413,13 @@ def test_the_class_loss_is_of_the_later_expert(script, monkeypatch):
     assert min(abs(line - loss) for loss in found) < 1e-3
 
 
-def test_steps_whose_loss_is_too_large_change_nothing(script, tmp_path):
+def test_steps_whose_loss_is_too_large_change_nothing(script, tmp_path, capsys):
     start = load_synset(script("MTT", "start", lr_img=1e-30, learn_rate=False) / "synset.safetensors")[0]
     folder = script("MTT", "skipped", max_loss=1e-9)
     assert torch.equal(load_synset(folder / "synset.safetensors")[0].videos, start.videos)
     assert lines(folder, "skipped") == [1] * 4 and len(set(lines(folder, "syn_lr"))) == 1
+    assert json.loads((folder / "result.json").read_text())["skipped"] == 4
+    assert "every step was skipped, its loss being above --max_loss 1e-09" in capsys.readouterr().err
     infinite = script("MTT", "infinite", max_loss=1.0, lr_teacher=1e20, syn_steps=1, learn_rate=False)
     assert lines(infinite, "skipped") == [1] * 4
     taken = script("MTT", "taken", max_loss=1e9)

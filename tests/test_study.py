@@ -2,6 +2,7 @@
 import json
 import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_every_point_of_the_taxonomy_parses_and_has_a_name_of_its_own(parse):
         names.add(args.name)
         if script == "distill_DM.py":
             kept = args.n_syn * args.segments
-            assert args.ipc in (1, 8 // kept)
+            assert args.ipc in (1, 8 // (3 if args.grow else kept))
             frames.add(kept)
             synset = SETS[args.set].from_args(args, get_spec("MotionDigits", 8, 32))
             assert len(synset.frames) == 10 * args.ipc * kept
@@ -66,8 +67,7 @@ def test_a_taxonomy_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "SIZE", "--frames 8 --im_size 16 --device cpu")
     monkeypatch.setattr(study, "STEPS", 1)
     monkeypatch.setattr(study, "SEEDS", (10, 11))
-    monkeypatch.setattr(taxonomy, "DM", "--Iteration 1 --eval_it 9 --batch_real 2")
-    points = [point._replace(flags=point.flags.replace(taxonomy.DM, "").replace("--Iteration 200", "--Iteration 1"))
+    points = [point._replace(flags=point.flags.replace("--Iteration 200", "--Iteration 1"))
               for point in taxonomy.POINTS if point.frames == 4]
     monkeypatch.setattr(taxonomy, "POINTS", points)
     monkeypatch.setattr(sys, "argv", ["taxonomy.py", "MotionDigits", "--data_path", str(few_digits), "--out",
@@ -78,6 +78,38 @@ def test_a_taxonomy_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "MotionDigits" / "taxonomy.json").read_text())
     assert {r["storage_bytes"] for r in results if r["ipc"] == 2} >= {10 * 2 * 4 * 3 * 16 * 16 * 4}
     assert (tmp_path / "MotionDigits" / "taxonomy.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("content", ["{bad", "[1]", "{}", '{"top1_mean": 0.99, "seconds": 1}'])
+def test_a_result_that_no_run_has_written_is_not_a_row(content, tmp_path, monkeypatch):
+    folder = tmp_path / "MotionDigits" / "DM" / "x"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(content)
+    monkeypatch.setattr(study.subprocess, "run", lambda *args, **kwargs: pytest.fail("something was run"))
+    args = SimpleNamespace(out=tmp_path, dataset="MotionDigits", dry_run=False)
+    with pytest.raises(ValueError, match="x/result.json is damaged, or was not written by a run: remove its folder"):
+        study.run_all(args, [("first", ["distill_DM.py"]), ("x", ["distill_DM.py", "--name", "x"])])
+
+
+@pytest.mark.parametrize("content", ["{bad", "", "[1]", "null", '{"random": 3}', '{"random": "--lr_net 1e-3 --bogus"}'])
+def test_settings_that_no_search_has_written_are_refused(content, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(methods, "CHOSEN", tmp_path)
+    (tmp_path / "MotionDigits_1.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["methods.py", "MotionDigits", "1", "--dry_run"])
+    with pytest.raises(ValueError, match="MotionDigits_1.json has settings that are not among those that a search"):
+        methods.main()
+    assert not capsys.readouterr().out
+
+
+def test_a_path_is_one_word_of_a_printed_command_and_no_part_of_a_name(tmp_path):
+    names = set()
+    for folder in ("a b", "c"):
+        lines = run_script("sh/study/taxonomy.py", "MotionDigits", "--dry_run", "--out", tmp_path / folder,
+                           "--data_path", f"{tmp_path / folder}/../data").stdout.splitlines()
+        words = shlex.split(lines[0])
+        assert f"{tmp_path}/{folder}/MotionDigits" in words and f"{tmp_path}/data" in words
+        names.add(words[words.index("--name") + 1])
+    assert len(names) == 1
 
 
 def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import study
 from study import NET, ROOT, SEEDS
 
+from distill_utils.args import positive
+
 CHOSEN = ROOT / "sh" / "study" / "chosen"
 SEARCH_SEEDS, HOLDOUT, EXPERTS = (100, 101), 0.2, 10
 EPOCHS = {"MotionDigits": 60, "AppearanceDigits": 100, "GameClips": 30}       # of an expert
@@ -88,18 +90,33 @@ ROWS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     study.add_args(parser, EPOCHS)
-    parser.add_argument("clips", type=int, help="a class")
+    parser.add_argument("clips", type=positive, help="a class")
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     args = parser.parse_args()
     chosen_file = CHOSEN / f"{args.dataset}_{args.clips}.json"
-    chosen = json.loads(chosen_file.read_text()) if chosen_file.is_file() else {}
+    chosen = read_chosen(chosen_file)
     if args.search:
         search(args, chosen, chosen_file)
     elif missing := [name for name in args.rows if not args.dry_run and needs(name) - chosen.keys()]:
         sys.exit(f"error: no settings are chosen yet for {', '.join(missing)}: run the same with --search")
     else:
         make_table(args, chosen)
+
+
+def read_chosen(file):
+    """Row -> its setting. ValueError for what no search has written."""
+    if not file.is_file():
+        return {}
+    try:
+        chosen = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        chosen = None
+    if not isinstance(chosen, dict) or any(
+            name not in ROWS or setting not in ROWS[name].settings for name, setting in chosen.items()):
+        raise ValueError(f"{file} has settings that are not among those that a search tries: remove it, and run the "
+                         "same with --search")
+    return chosen
 
 
 def needs(name):
@@ -128,8 +145,8 @@ def data_flags(args):
 
 def make_experts(args):
     words = ["buffer.py", *data_flags(args), "--model", NET, "--num_experts", str(EXPERTS), "--train_epochs",
-             str(EPOCHS[args.dataset]), "--keep_epochs", "all", *TRAINED.split(), "--buffer_path",
-             str(study.out_folder(args) / "buffers")]
+             str(EPOCHS[args.dataset]), "--keep_epochs", "all", *TRAINED.split(), *study.data_path(args),
+             "--buffer_path", str(study.out_folder(args) / "buffers")]
     study.run_all(args, [("experts", words)] * (1 if args.dry_run else study.LANES))
 
 
@@ -186,4 +203,4 @@ def make_table(args, chosen):
 
 
 if __name__ == "__main__":
-    main()
+    study.cli(main)

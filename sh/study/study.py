@@ -3,6 +3,7 @@ finished is not made again, and one that was broken off goes on."""
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+from distill_utils.args import cli  # noqa: E402, F401 (handed on)
+from distill_utils.files import is_whole  # noqa: E402
+
 SEEDS, LANES = (10, 11, 12), 2      # seeds of tables: nothing was chosen on them
 NET = "ConvNet3DD2W16"
 SIZE = "--frames 8 --im_size 32"
@@ -20,7 +25,7 @@ STEPS = 300                         # of a network on a set, at 32 clips each
 def add_args(parser, datasets):
     parser.add_argument("dataset", choices=datasets)
     parser.add_argument("--out", type=Path, help="folder of the runs; result/study if not given")
-    parser.add_argument("--data_path", type=Path)
+    parser.add_argument("--data_path", type=lambda path: Path(path).resolve())
     parser.add_argument("--dry_run", action="store_true", help="print the commands in place of running them")
 
 
@@ -29,32 +34,34 @@ def out_folder(args):
 
 
 def data_flags(args):
-    return ["--dataset", args.dataset, *SIZE.split(), *(["--data_path", str(args.data_path)] if args.data_path else [])]
+    return ["--dataset", args.dataset, *SIZE.split()]
+
+
+def data_path(args):
+    return ["--data_path", str(args.data_path)] if args.data_path else []
 
 
 def scored(clips, epochs=None):
     """Flags of how a set of so many clips of each of 10 classes is scored."""
-    return ["--epoch_eval_train", str(epochs or STEPS // ceil(10 * clips / 32)), "--batch_train", "32", "--num_eval",
-            "3", "--model", NET]
+    epochs = epochs or max(1, STEPS // ceil(10 * clips / 32))
+    return ["--epoch_eval_train", str(epochs), "--batch_train", "32", "--num_eval", "3", "--model", NET]
 
 
 def named(args, words, name, seed, *settings, extra=()):
     """The command with a name that tells it from others, so that a changed row is a new run. settings: what else its
     result depends on; extra: flags that it does not depend on."""
     digest = hashlib.sha256(f"{words} {settings}".encode()).hexdigest()[:8]
-    return [*words, *extra, "--seed", str(seed), "--save_path", str(out_folder(args) / args.dataset), "--name",
-            f"{name}_{digest}_seed{seed}", "--resume"]
+    return [*words, *extra, *data_path(args), "--seed", str(seed), "--save_path",
+            str(out_folder(args) / args.dataset), "--name", f"{name}_{digest}_seed{seed}", "--resume"]
 
 
 def run(args, words):
     """The result of a command; of one that is finished, as it was."""
     if args.dry_run:
-        print("python", " ".join(words))
+        print("python", shlex.join(words))
         return None
-    if "--name" in words:
-        name = words[words.index("--name") + 1]
-        for file in (out_folder(args) / args.dataset).glob(f"*/{name}/result.json"):
-            return json.loads(file.read_text())
+    if found := finished(args, words):
+        return found
     cores = max(1, (os.cpu_count() or 1) // LANES)
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": str(cores), "CUDA_VISIBLE_DEVICES": ""})
@@ -63,8 +70,26 @@ def run(args, words):
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
 
 
+def finished(args, words):
+    """The result of a command that was run before, or None. ValueError for a file that is not what was written."""
+    name = words[words.index("--name") + 1] if "--name" in words else None
+    for file in (out_folder(args) / args.dataset).glob(f"*/{name}/result.json"):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            whole = isinstance(result, dict) and "sum" in result and is_whole(result)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(f"{file} is damaged, or was not written by a run: remove its folder, and the same command "
+                             "makes it again")
+        return result
+    return None
+
+
 def run_all(args, jobs):
     """Their results in order, two at a time. jobs: (what is printed, command)."""
+    for _, words in jobs:       # what is damaged is told before hours of work
+        finished(args, words)
     def one(job):
         result = run(args, job[1])
         if result and "top1_mean" in result:

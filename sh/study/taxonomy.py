@@ -3,8 +3,9 @@
 
     taxonomy.py DATASET [--out FOLDER]
 
-Each point is run at equal clips (one a class) and at equal bytes (as many clips as one whole clip has frames). No rate
-was searched: all points have the defaults, which were found on MotionDigits.
+Each point is run at equal clips (one a class) and at equal bytes: as many clips as the frames of one whole clip make,
+or about as many where that is no whole number (static + dynamic) or not known before (clips that grow). No rate was
+searched: all points have the defaults, which were found on MotionDigits.
 """
 import argparse
 import sys
@@ -20,7 +21,7 @@ DM = "--Iteration 200 --eval_it 1000000 --batch_real 16"
 class Point(NamedTuple):
     title: str
     group: str          # a line of the figure
-    frames: float       # of a clip, as bytes; of one that grows, at the start
+    frames: float       # of a clip, as bytes; of one that grows, about what it ends with
     flags: str          # {n} is the number of clips a class
 
 
@@ -34,8 +35,8 @@ POINTS = [
       "hallucinator") for n in (1, 2, 4, 8) if not (i == "linear" and n in (1, 8))),        # then as duplicate
     *(Point(f"{k} segment{'s' * (k > 1)} of {n}, each matched with {real} frame{'s' * (real > 1)}",
             "duplicate, matched by segment", k * n, key_frames(n, k, more=f"--n_real {real} "))
-      for k, n, real in ((1, 1, 1), (2, 1, 1), (2, 1, 4), (4, 1, 2), (2, 2, 4), (8, 1, 1))),
-    Point("2 key frames that grow (PRISM)", "growing", 2, key_frames(2, 1, "linear", "--grow ")),
+      for k, n, real in ((1, 1, 1), (2, 1, 1), (2, 1, 4), (4, 1, 2), (2, 2, 4), (8, 1, 1))),     # n are duplicated
+    Point("2 key frames that grow (PRISM)", "growing", 3, key_frames(2, 1, "linear", "--grow ")),
     Point("static + dynamic (S2D)", "static + dynamic", 1 + T / 3, "distill_s2d_DM.py --vpc {n} --spc {n} --dpc {n} "
           f"--static_init real --optim adam {DM}"),
 ]
@@ -85,8 +86,13 @@ def draw(path, dataset, table):
             x, y, error = zip(*points, strict=True)
             line = "-" if axes is left and group in ("duplicate", "linear", "hallucinator") else ""
             axes.errorbar(x, y, error, marker=marker, linestyle=line, capsize=2, label=group)
+        for point, clips, found in of_group if "segment" in group else ():
+            if clips == 1:
+                k, _, n, *_, real = (word.strip(",") for word in point.title.split()[:-1])
+                left.annotate(f"{k}x{n}, {real}", (point.frames, 100 * mean(r["top1_mean"] for r in found)),
+                              xytext=(4, 4), textcoords="offset points", fontsize=7)
     left.set(xlabel="frames stored for each clip", ylabel="top-1 on real test clips (%)",
-             title=f"{dataset}: one clip a class")
+             title=f"{dataset}: one clip a class (KxN, real frames)")
     right.set(xlabel="frames stored for each class (bytes)", title="one clip, and as many as 8 frames hold")
     left.legend(frameon=False, fontsize=8)
     for axes in (left, right):
@@ -98,4 +104,4 @@ def draw(path, dataset, table):
 
 
 if __name__ == "__main__":
-    main()
+    study.cli(main)
