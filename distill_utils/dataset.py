@@ -75,10 +75,10 @@ def _views(datasets):
     return {**datasets, **views}
 
 
-def _digits(name):
+def _digits(name, **facts):
     return Spec(name, f"{name.lower()}_splits1.csv", motiondigits.CLASSES[name], frames=8, stride=1,
                 size=motiondigits.SIZE, clips={1: (540, 420)}, images=(f"jpegs_{motiondigits.SIZE}",),
-                rule=splits.ucf101, make=partial(motiondigits.make, name=name))
+                rule=splits.ucf101, make=partial(motiondigits.make, name=name), **facts)
 
 
 def _images(folder, classes, size, clips, mean, std):
@@ -96,7 +96,7 @@ TEN = tuple("0123456789")
 
 DATASETS = _views({
     "MotionDigits": _digits("MotionDigits"),
-    "AppearanceDigits": _digits("AppearanceDigits"),
+    "AppearanceDigits": _digits("AppearanceDigits", flip=False),     # mirrored it is no digit
     "GameClips": Spec("GameClips", "gameclips_splits1.csv", gameclips.CLASSES, frames=8, stride=4,
                       size=gameclips.SIZE, clips={1: (720, 280)}, rule=splits.ucf101, make=gameclips.make),
     # counts of splits 2 and 3: of the official lists

@@ -1,13 +1,13 @@
 """Two small data sets of real handwritten digits that move, as frame folders in the layout of UCF101.
 
-The digits are those of scikit-learn's `load_digits` (8x8 scans, enlarged to 16x16). They move with wrap-around at 2.5
-to 4 pixels a frame. Training and test clips show different handwritten samples.
+The digits are those of scikit-learn's `load_digits` (8x8 scans, enlarged to 16x16), and move with wrap-around.
+Training and test clips show different handwritten samples.
 
-MotionDigits: five digits, each moving up or down from a random height. One frame tells the digit and never the
-direction; a left-right flip keeps the class.
+MotionDigits: five digits, each moving up or down from a random height at 2.5 to 4 pixels a frame. One frame tells the
+digit and never the direction; a left-right flip keeps the class.
 
-AppearanceDigits, its twin: all ten digits, each clip moving in any direction of the plane from any place. One frame
-tells the class, and the movement tells nothing.
+AppearanceDigits, its twin: all ten digits, each clip moving in any direction of the plane at 0.2 to 0.6 pixels a frame,
+from about the middle. One frame tells the class, and the movement tells nothing.
 """
 import csv
 from pathlib import Path
@@ -33,9 +33,12 @@ def render(sample, way, rng):
     canvas = np.zeros((SIZE, SIZE))
     enlarged = Image.fromarray((sample * 15.9).astype(np.uint8)).resize((16, 16), Image.Resampling.BICUBIC)
     canvas[:16, 8:24] = np.asarray(enlarged) / 255
-    start = rng.uniform(0, SIZE), rng.uniform(-2, 2) if way else rng.uniform(0, SIZE)
-    angle = 0 if way else rng.uniform(0, 2 * np.pi)
-    step = rng.uniform(2.5, 4) * np.array(WAYS.get(way, (np.sin(angle), np.cos(angle))))
+    if way:
+        start = rng.uniform(0, SIZE), rng.uniform(-2, 2)
+        step = rng.uniform(2.5, 4) * np.array(WAYS[way])
+    else:
+        start, angle = 8 * np.array([1, 0]) + rng.uniform(-1, 1, 2), rng.uniform(0, 2 * np.pi)
+        step = rng.uniform(0.2, 0.6) * np.array((np.sin(angle), np.cos(angle)))
     tint, ground = rng.uniform(0.5, 1, 3), rng.uniform(0, 0.25, 3)
     frames = []
     for t in range(FRAMES):

@@ -148,9 +148,9 @@ def twin_clips(twin):
     for clips in (data.train, data.test):
         frames = uint8(clips, range(len(clips))).numpy().astype(float).mean(2)
         waves = np.fft.fft2(frames - frames.mean((2, 3), keepdims=True))
-        fits = np.fft.ifft2(waves[:, 1:] * waves[:, :-1].conj()).real.sum(1)     # of each step, with wrap-around
+        fits = np.fft.ifft2(waves[:, 7:] * waves[:, :1].conj()).real.sum(1)     # of 7 steps, with wrap-around
         steps = np.stack(np.unravel_index(fits.reshape(len(fits), -1).argmax(1), fits.shape[1:]), 1)
-        found.append((frames, (steps + 16) % 32 - 16, clips.labels.numpy()))
+        found.append((frames, ((steps + 16) % 32 - 16) / 7, clips.labels.numpy()))
     return found
 
 
@@ -163,28 +163,18 @@ def nearest(train, test):
 def test_the_twin_moves_in_any_direction_whatever_the_digit(twin_clips):
     steps, labels = (np.concatenate(both) for both in zip(*(found[1:] for found in twin_clips), strict=True))
     speeds, angles = np.linalg.norm(steps, axis=1), np.arctan2(*steps.T)
-    assert ((speeds > 1.5) & (speeds < 5)).mean() > 0.98
+    assert ((speeds > 0.1) & (speeds < 0.75)).mean() > 0.98
     for k in range(10):
         assert np.histogram(angles[labels == k], 4, (-np.pi, np.pi))[0].min() >= 10     # of 96
     assert nearest(*((found[1], found[2]) for found in twin_clips)) < 0.2     # ten classes
 
 
-@pytest.mark.parametrize("t", [0, 5])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_one_frame_of_the_twin_tells_its_digit_and_not_its_direction(t, axis, twin_clips):
+def test_one_frame_of_the_twin_tells_its_digit(twin_clips):
     shapes = []     # which no movement with wrap-around changes
     for frames, _, labels in twin_clips:
-        shape = abs(np.fft.fft2(frames[:, t]))[:, :9].reshape(len(frames), -1)[:, 1:]
+        shape = abs(np.fft.fft2(frames[:, 3]))[:, :9].reshape(len(frames), -1)[:, 1:]
         shapes.append((shape / np.linalg.norm(shape, axis=1, keepdims=True), labels))
     assert nearest(*shapes) > 0.5
-    places = np.concatenate([heights((frames[:, t] if axis == 0 else frames[:, t].swapaxes(1, 2))[:, None])
-                             for frames, _, _ in twin_clips])
-    steps = np.concatenate([steps[:, axis] for _, steps, _ in twin_clips])
-    assert np.histogram(places, 4, (-np.pi, np.pi))[0].min() > 200
-    first, second = np.sort(places[steps < -1]), np.sort(places[steps > 1])
-    points = np.sort(places)
-    gap = np.searchsorted(first, points) / len(first) - np.searchsorted(second, points) / len(second)
-    assert abs(gap).max() < 1.63 * (1 / len(first) + 1 / len(second)) ** 0.5       # Kolmogorov-Smirnov, 1 %
 
 
 def test_the_command_writes_the_twin(few, tmp_path, run_here):
