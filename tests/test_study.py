@@ -112,6 +112,34 @@ def test_a_path_is_one_word_of_a_printed_command_and_no_part_of_a_name(tmp_path)
     assert len(names) == 1
 
 
+def test_a_setting_that_diverges_is_not_chosen_and_a_row_that_does_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(methods, "make_experts", lambda args: None)
+    monkeypatch.setattr(methods, "CHOSEN", tmp_path / "chosen")
+    monkeypatch.setattr(methods, "ROWS", {"a": methods.Row("A", "x.py", ("--rate 1", "--rate 2"), beside=""),
+                                          "b": methods.Row("B", "y.py", beside="a")})
+
+    def run(words, **kwargs):
+        if "y.py" in words and "12" in words or "2" in words:
+            return SimpleNamespace(returncode=1, stderr="...\nerror: loss is not finite at iteration 3", stdout="")
+        return SimpleNamespace(returncode=0, stderr="", stdout="RESULT " + json.dumps(
+            {"top1_mean": 0.5, "seconds": 1, "storage_bytes": 7}) + "\n")
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    for words in (["--search"], []):
+        (tmp_path / "MotionDigits").mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "argv", ["methods.py", "MotionDigits", "1", "--out", str(tmp_path), *words])
+        methods.main()
+    out = capsys.readouterr()
+    assert json.loads((tmp_path / "chosen" / "MotionDigits_1.json").read_text()) == {"a": "--rate 1"}
+    assert "| A |  | 50.0 ± 0.0 |" in out.out and "| B |  | diverged in 1 of 3 runs |" in out.out
+    assert "b seed 12: error: loss is not finite at iteration 3" in out.err
+    monkeypatch.setattr(methods, "ROWS", {"a": methods.Row("A", "x.py", ("--rate 2", "--rate  2"))})
+    (tmp_path / "chosen" / "MotionDigits_1.json").unlink()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--search", "--rows", "a"])
+    with pytest.raises(ValueError, match="no setting of a is without a run that diverged"):
+        methods.main()
+
+
 def test_search_and_table_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
     """Choices come from held-back clips and the seeds of the search; the table is of other seeds; nothing that is
     finished is made again."""

@@ -56,7 +56,8 @@ def named(args, words, name, seed, *settings, extra=()):
 
 
 def run(args, words):
-    """The result of a command; of one that is finished, as it was."""
+    """The result of a command; of one that is finished, as it was; {"diverged": message} of one whose numbers grew too
+    large."""
     if args.dry_run:
         print("python", shlex.join(words))
         return None
@@ -65,6 +66,8 @@ def run(args, words):
     cores = max(1, (os.cpu_count() or 1) // LANES)
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": str(cores), "CUDA_VISIBLE_DEVICES": ""})
+    if done.returncode and " is not finite " in done.stderr:
+        return {"diverged": done.stderr.strip().splitlines()[-1]}
     if done.returncode:
         sys.exit(f"error: {' '.join(words)}\n{done.stderr[-2000:]}")
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
@@ -92,7 +95,9 @@ def run_all(args, jobs):
         finished(args, words)
     def one(job):
         result = run(args, job[1])
-        if result and "top1_mean" in result:
+        if result and "diverged" in result:
+            print(f"{job[0]}: {result['diverged']}", file=sys.stderr)
+        elif result and "top1_mean" in result:
             start = f"{100 * result['top1_start_mean']:.1f} -> " if "top1_start_mean" in result else ""
             print(f"{job[0]}: {start}{100 * result['top1_mean']:.1f} %, {result['seconds']:.0f} s", file=sys.stderr)
         return result
