@@ -12,7 +12,7 @@ import utils
 from distill_utils import args as flags
 from distill_utils.labels import check_recipe
 from distill_utils.run import Run
-from distill_utils.storage import storage_bytes
+from distill_utils.storage import file_bytes, storage_bytes
 from distill_utils.synset import check_classes, fit, is_ours, load_published, load_synset
 
 
@@ -77,7 +77,7 @@ def main():
                    labels=header.get("labelled", kind), teacher=header.get("teacher"),
                    **{key: header.get(key) for key in ("dm_networks", "dm_kernel", "dm_n_real")},
                    form=getattr(synset, "form", None),
-                   storage_bytes=storage_bytes(synset, header["store"], spec))
+                   storage_bytes=file_bytes(args.synset) if ours else storage_bytes(synset))
     else:
         run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))
 

@@ -18,7 +18,7 @@ from distill_utils.matching import MATCHES, UNROLLS
 from distill_utils.progress import keep_streams
 from distill_utils.protocols import PROTOCOLS, per_batch
 from distill_utils.published import VALUES, labels_beside
-from distill_utils.storage import STORES
+from distill_utils.storage import store_of
 from distill_utils.trajectories import Experts, expert_folder, holds_experts
 from networks import check_network, get_eval_pool, lookup
 
@@ -101,6 +101,13 @@ def part(text):
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1, such as 0.2")
     return float(text)
+
+
+def store(text):
+    try:
+        return store_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(error) from None
 
 
 def share(text):
@@ -235,7 +242,9 @@ def add_eval_args(parser, model="ConvNet3D"):
     may_change(group.add_argument("--cuda_graphs", action="store_true", help="networks are trained by CUDA graphs: "
                                   "faster where a set and a network are so small that a GPU waits for its launches "
                                   "(not yet run on a GPU)"))
-    group.add_argument("--store", choices=tuple(STORES), default="float32", help="how the set is stored, and scored")
+    group.add_argument("--store", type=store, default="float32", help="how the set is stored, and scored: float32, "
+                       "bfloat16, uint8, zip (uint8, deflated), or with a quality such as jpeg:75, webp:75, h264:28, "
+                       "h265:28 or av1:40")
     group = parser.add_argument_group(
         "recipe by which these networks are trained", "What is not given is as the labels of the set need it: as its "
         "file says or, of class labels, SGD at 0.01, weight decay 5e-4, 500 epochs, the rate cut half-way "

@@ -26,7 +26,7 @@ from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
-from distill_utils.storage import as_stored, save_synset, storage_bytes
+from distill_utils.storage import as_stored, file_bytes, save_synset
 from distill_utils.synset import load_synset
 from distill_utils.tensors import load_plain
 from networks import CHANGED, get_eval_pool
@@ -431,7 +431,7 @@ class Run:
             if header.get("syn_lr") is not None and PROTOCOLS[self.args["protocol"]].learned_rate:
                 result["lr_net"] = header["syn_lr"]
             result["form"] = getattr(synset, "form", None)
-            result |= {"storage_bytes": storage_bytes(synset, header["store"], data.spec), "synset": str(path)}
+            result |= {"storage_bytes": file_bytes(path), "synset": str(path)}
             largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
                 print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "

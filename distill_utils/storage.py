@@ -4,10 +4,12 @@ Which of a set's tensors may be coded as pictures and which stay exact is told b
 here knows the kinds of sets.
 """
 import re
+from math import prod
 from pathlib import Path
 
 import torch
 
+from distill_utils.codecs import decode, encode, parse_store
 from distill_utils.labels import check_recipe, check_rows
 from distill_utils.tensors import TensorFile, save_tensors
 
@@ -16,10 +18,18 @@ LARGEST = 1e15      # of a value in a set: the variance of a batch of larger one
 METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,99}")     # it becomes part of the name of a run's folder
 
 
+def store_of(text):
+    """Of --store: the name of a store. ValueError for what is none, or what this machine has not."""
+    if text not in STORES:
+        parse_store(text)
+    return text
+
+
 def pack(synset, store, spec):
     """The tensors of a set as stored: those that its `exact` names as they are, the others in the type of the store.
 
-    As uint8 a tensor x comes with x.range (2, C), the values that 0 and 255 stand for in each channel.
+    As uint8 a tensor x comes with x.range (2, C), the values that 0 and 255 stand for in each channel. As pictures or
+    video (codecs.py) x is the bytes of all its streams, and there is x.lengths, that of each, too.
     """
     tensors = {}
     for name, value in synset.state_dict().items():
@@ -33,6 +43,9 @@ def pack(synset, store, spec):
             shape = (-1, 1, 1)
             tensors[name] = ((value - low.view(shape)) / (high - low).view(shape) * 255).round().to(torch.uint8)
             tensors[f"{name}.range"] = torch.stack([low, high])
+            if store not in STORES:
+                coded, lengths = encode(tensors[name].view(samples_of(value.shape)).numpy(), synset.num_classes, store)
+                tensors[name], tensors[f"{name}.lengths"] = torch.from_numpy(coded), torch.from_numpy(lengths)
     return tensors
 
 
@@ -48,14 +61,27 @@ def _range(tensor, spec=None):
     return low, torch.maximum(high, low + 1e-6)
 
 
-def unpack(tensors):
-    """The state of a set, of what `pack` gave."""
+def samples_of(shape):
+    """Of a tensor of pixels, images (N, C, H, W) or clips (..., T, C, H, W), as (N, T, C, H, W)."""
+    return (shape[0], 1, *shape[1:]) if len(shape) == 4 else (prod(shape[:-4]), *shape[-4:])
+
+
+def unpack(tensors, store, num_classes, shapes):
+    """The state of a set, of what `pack` gave. shapes: name -> that of its tensor. ValueError where a stream is not
+    what these say."""
     state = {name: value.float() if value.dtype == torch.bfloat16 else value
-             for name, value in tensors.items() if not name.endswith(".range")}
+             for name, value in tensors.items() if not name.endswith((".range", ".lengths"))}
     for name, value in tensors.items():
         if name.endswith(".range"):
             low, high = value.view(2, -1, 1, 1)
             coded = name.removesuffix(".range")
+            if store not in STORES:
+                try:
+                    values = decode(state[coded].numpy(), tensors[f"{coded}.lengths"].numpy(),
+                                    samples_of(shapes[coded]), num_classes, store)
+                except ValueError as error:
+                    raise ValueError(f"its {coded} cannot be decoded: {error}") from None
+                state[coded] = torch.from_numpy(values).view(shapes[coded])
             state[coded] = state[coded].float() / 255 * (high - low) + low
     return state
 
@@ -70,12 +96,18 @@ def build(kind, arguments, state):
 
 def as_stored(synset, store, spec):
     """A copy of a set with the values that a file of it would give back: scores are of what is stored."""
-    return build(type(synset), synset.arguments, unpack(pack(synset, store, spec)))
+    shapes = {name: value.shape for name, value in synset.state_dict().items()}
+    return build(type(synset), synset.arguments, unpack(pack(synset, store, spec), store, synset.num_classes, shapes))
 
 
 def storage_bytes(synset, store="float32", spec=None):
     """Bytes of a set's tensors as they are stored."""
     return sum(tensor.numel() * tensor.element_size() for tensor in pack(synset, store, spec).values())
+
+
+def file_bytes(path):
+    """The same of a set's file."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in TensorFile(path).read_all().values())
 
 
 def save_synset(path, synset, spec, store="float32", **header):
@@ -101,9 +133,13 @@ def read_synset(path, kinds):
     try:
         file = TensorFile(path)
         header, tensors = check_header(file.header, kinds), file.read_all()
-        kind = kinds[header["kind"]]
-        check_store(tensors, header["store"], kind.exact)
-        synset = build_checked(kind, header["arguments"], unpack(tensors))
+        kind, store = kinds[header["kind"]], header["store"]
+        check_store(tensors, store, kind.exact)
+        expected = empty_checked(kind, header["arguments"], tensors)
+        shapes = {name: value.shape for name, value in expected.state_dict().items()}
+        state = unpack(tensors, store, expected.num_classes, shapes)
+        check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
+        synset = build(kind, header["arguments"], state)
         check_agreement(header, synset)
     except ValueError as error:
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
@@ -130,8 +166,7 @@ def check_header(header, kinds):
             raise ValueError(f"the {name} of its header are not {'names' if wanted is str else 'numbers'}")
     if header["kind"] not in kinds:
         raise ValueError(f"it holds a kind of set that is not one of {', '.join(kinds)}")
-    if header["store"] not in STORES:
-        raise ValueError(f"its header names a store that is not one of {', '.join(STORES)}")
+    store_of(header["store"])
     if header.get("method") is not None and not METHOD.fullmatch(header["method"]):
         raise ValueError("the method of its header is more than letters, digits, - _ and +")
     rate = header.get("syn_lr")
@@ -144,28 +179,34 @@ def check_header(header, kinds):
 
 def check_store(tensors, store, exact):
     """ValueError unless the tensors of a file are in the types of its store, each uint8 one with a range by channel."""
+    streams, parts = store not in STORES, (".range", ".lengths") if store not in STORES else (".range",)
     for name, value in tensors.items():
-        coded = name.removesuffix(".range")
-        if name != coded:
-            if store != "uint8" or coded not in tensors or value.dtype != torch.float32 or (
-                    value.shape != (2, *tensors[coded].shape[-3:-2])):
+        coded = next((name.removesuffix(part) for part in parts if name.endswith(part)), name)
+        if name.endswith(".range"):
+            if store in ("float32", "bfloat16") or coded not in tensors or value.dtype != torch.float32 or (
+                    value.dim() != 2 or len(value) != 2 or not streams
+                    and value.shape != (2, *tensors[coded].shape[-3:-2])):
                 raise ValueError(f"its tensor {name[:80]!r} is not the range of another")
+        elif name != coded:
+            if coded not in tensors or (value.dtype, value.dim()) != (torch.int64, 1):
+                raise ValueError(f"its tensor {name[:80]!r} is not the lengths of another")
         elif store != "float32" and not name.startswith(exact) and (
-                value.dtype != STORES[store] or store == "uint8" and f"{name}.range" not in tensors):
+                value.dtype != STORES.get(store, torch.uint8) or streams and value.dim() != 1
+                or store not in ("float32", "bfloat16") and any(f"{name}{part}" not in tensors for part in parts)):
             raise ValueError(f"its tensor {name[:80]!r} is not in the store that its header names, {store}")
 
 
-def build_checked(kind, arguments, state):
-    """`build` of arguments and a state that may not belong together: ValueError names what does not. The tensors are
-    there already, so no number among the arguments can be larger than they are."""
-    most = sum(value.numel() for value in state.values())
+def empty_checked(kind, arguments, tensors):
+    """A set without content of arguments that may not belong to the tensors of its file: ValueError names what does
+    not. The tensors are there already, so no number among the arguments can be larger than they are."""
+    most = sum(value.numel() for value in tensors.values())
     for name, value in arguments.items():
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (bool, float, dict, list)) or (
                     isinstance(number, int) and not 1 <= number <= most):
                 raise ValueError(f"the argument {name[:80]!r} of its header is not a count that its tensors can have")
     for name, modules in getattr(kind, "counted", {}).items():
-        found = len({key.split(".")[1] for key in state if key.startswith(f"{modules}.")})
+        found = len({key.split(".")[1] for key in tensors if key.startswith(f"{modules}.")})
         if arguments.get(name, 1) != found:
             raise ValueError(f"its header says {name} {arguments.get(name, 1)}, and its tensors are of {found}")
     try:
@@ -175,8 +216,7 @@ def build_checked(kind, arguments, state):
         raise ValueError(f"the arguments of its header build no {kind.__name__}") from error
     for name in arguments.keys() - expected.arguments.keys() - {"label_kind"}:
         raise ValueError(f"the arguments of its header have {name[:80]!r}, which no file of a {kind.__name__} has")
-    check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
-    return build(kind, arguments, state)
+    return expected
 
 
 def check_state(state, wanted, what, floats=()):

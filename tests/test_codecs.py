@@ -1,0 +1,173 @@
+"""Stores that code pixels as pictures and video: what comes back, what is refused, and that nothing is believed."""
+import io
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import distill_DM
+import utils
+from distill_utils import codecs
+from distill_utils.storage import as_stored, file_bytes, pack, save_synset, storage_bytes
+from distill_utils.synset import SETS, KeyFrameSet, all_pairs, load_synset
+from distill_utils.tensors import TensorFile, save_tensors
+
+LOSSY = ("jpeg:90", "webp:90", "h264:18", "h265:18", "av1:20")
+
+
+def moving(shape, seed=0):
+    """Smooth clips that move, uint8 (N, T, C, H, W)."""
+    n, t, c, h, w = shape
+    y, x, time = np.arange(h)[:, None], np.arange(w), np.arange(t)[:, None, None, None]
+    phase = np.random.default_rng(seed).uniform(0, 6, (n, 1, c, 1, 1))
+    return (128 + 90 * np.sin(phase + (x + y + 2 * time)[None] / 9)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("store", ("zip", *LOSSY))
+@pytest.mark.parametrize("shape", [(4, 5, 3, 32, 32), (4, 1, 3, 28, 28), (3, 4, 1, 15, 17), (2, 1, 1, 9, 9)])
+def test_samples_come_back(shape, store):
+    """Odd sizes, one channel and one frame too; the same samples give the same bytes."""
+    samples = moving(shape)
+    coded, lengths = codecs.encode(samples, 2, store)
+    assert len(lengths) in codecs.groupings(shape, 2) and lengths.sum() == len(coded)
+    again, _ = codecs.encode(samples, 2, store)
+    assert np.array_equal(coded, again)
+    back = codecs.decode(coded, lengths, shape, 2, store)
+    assert back.shape == shape and back.dtype == np.uint8
+    difference = np.abs(back.astype(int) - samples).mean()
+    assert difference == 0 if store == "zip" else difference < 6
+
+
+def test_worse_quality_takes_fewer_bytes():
+    samples = moving((4, 8, 3, 32, 32)) + np.random.default_rng(0).integers(0, 30, (4, 8, 3, 32, 32), dtype=np.uint8)
+    for name, codec in codecs.CODECS.items():
+        if codec.worst is not None:
+            qualities = np.linspace(codec.worst, codec.best, 4).round().astype(int)
+            sizes = [len(codecs.encode(samples, 2, f"{name}:{quality}")[0]) for quality in qualities]
+            assert sizes == sorted(sizes) and sizes[0] < sizes[-1] / 2, name
+
+
+@pytest.mark.parametrize("kind", SETS)
+@pytest.mark.parametrize("store", ("zip", *LOSSY))
+def test_every_set_in_every_store(kind, store, few_digits, tmp_path):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    clips = utils.get_dataset("MotionDigits", few_digits, frames=4, im_size=16).train
+    arguments = {"pixels": (10, 2, spec.shape), "still": (10, 2, spec.shape[1:]), "keyframes": (10, 2, spec.shape),
+                 "s2d": (10, 2, 2, 2, spec.shape)}
+    synset = SETS[kind](*arguments[kind], label_kind="logits")
+    synset.start(clips, 0)
+    synset.labels.data.normal_()
+    save_synset(tmp_path / "x.safetensors", synset, spec, store)
+    loaded, header = load_synset(tmp_path / "x.safetensors")
+    assert header["store"] == store
+    for name, value in as_stored(synset, store, spec).state_dict().items():     # scores are of what is in the file
+        assert torch.equal(value, loaded.state_dict()[name])
+        if name.startswith(synset.exact):
+            assert torch.equal(value, synset.state_dict()[name])
+    exact, coded = (part.render(*all_pairs(part))[0] for part in (synset, loaded))
+    assert (exact - coded).abs().mean() < (0.01 if store == "zip" else 0.25)
+    assert file_bytes(tmp_path / "x.safetensors") == storage_bytes(synset, store, spec) < storage_bytes(synset) / (
+        3.5 if store == "zip" else 6)
+
+
+def test_key_frames_that_grew_are_coded(tmp_path):
+    spec = utils.get_spec("MotionDigits", 8, 16)
+    synset = KeyFrameSet(10, 1, spec.shape, num_frames=23)
+    synset.places.zero_()[:, [0, -1]] = True
+    synset.places[:3, 4] = True
+    synset.load_state_dict(synset.state_dict() | {"frames": torch.randn(23, 3, 16, 16)})
+    for store in ("zip", "jpeg:90", "h264:18"):
+        save_synset(tmp_path / "x.safetensors", synset, spec, store)
+        loaded = load_synset(tmp_path / "x.safetensors")[0]
+        assert torch.equal(loaded.places, synset.places) and loaded.frames.shape == (23, 3, 16, 16)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("store,said", [
+    ("jpeg", "needs a quality from 1 .smallest. to 95 .best., such as jpeg:48"), ("jpeg:96", "from 1 .smallest. to 95"),
+    ("h264:52", "from 51 .smallest. to 0 .best."), ("h264:-1", "needs a quality"), ("av1:x", "needs a quality"),
+    ("zip:9", "the store zip has no quality: give zip"), ("gif", "there is no store 'gif': choose float32, bfloat16")])
+def test_a_store_that_is_none_is_refused(store, said, monkeypatch, capsys):
+    with pytest.raises(ValueError, match=said):
+        codecs.parse_store(store)
+    monkeypatch.setattr(sys, "argv", ["distill_DM.py", "--store", store])
+    with pytest.raises(SystemExit):
+        distill_DM.main()
+    assert "argument --store: " in capsys.readouterr().err
+
+
+def test_an_encoder_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(codecs.CODECS, "h266", codecs.Codec(None, None, 63, 0, "libvvenc_of_nobody"))
+    with pytest.raises(ValueError, match="needs libvvenc_of_nobody, which the FFmpeg of the installed PyAV has not; it "
+                                         "has h264, h265, av1"):
+        codecs.parse_store("h266:30")
+
+
+def test_other_numbers_of_channels_are_refused():
+    with pytest.raises(ValueError, match="these samples have 2 channels: give float32, bfloat16 or uint8"):
+        codecs.encode(np.zeros((2, 1, 2, 8, 8), np.uint8), 2, "jpeg:50")
+
+
+@pytest.mark.parametrize("store", ("zip", *LOSSY))
+def test_a_stream_is_not_believed(store):
+    """Cut short, of another size, with more frames than expected, or no such stream at all."""
+    shape = (2, 4, 3, 32, 32)
+    coded, lengths = codecs.encode(moving(shape), 2, store)
+    short = lengths.copy()
+    short[-1] = lengths[-1] // 2
+    for bytes_, sizes, other in (
+            (coded[:short.sum()], short, shape), (np.zeros_like(coded), lengths, shape), *(
+                (coded, lengths, (2, *other)) for other in ((4, 3, 48, 48), (3, 3, 32, 32), (5, 3, 32, 32)))):
+        with pytest.raises(ValueError, match=rf"its stream \d is no {store} of"):
+            codecs.decode(bytes_, sizes, other, 2, store)
+    for sizes in (lengths[:-1], -lengths, lengths + 1, np.array([], np.int64)):
+        with pytest.raises(ValueError, match="streams of .* bytes are not those of 2 samples"):
+            codecs.decode(coded, sizes, shape, 2, store)
+
+
+def test_a_picture_of_another_kind_is_not_opened():
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(file, "GIF")
+    with pytest.raises(ValueError, match="cannot identify"):
+        codecs.CODECS["jpeg"].decode(file.getvalue(), (1, 32, 32, 3))
+
+
+@pytest.mark.parametrize("name,change", [
+    ("videos", lambda value: value[:-9]), ("videos", lambda value: value.float()),
+    ("videos.lengths", lambda value: -value), ("videos.lengths", lambda value: value.int()),
+    ("videos.range", lambda value: value[:1]), ("videos.range", None), ("videos.lengths", None)])
+def test_a_file_that_does_not_hold_together_is_refused(name, change, tmp_path):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    synset = SETS["pixels"](10, 1, spec.shape)
+    synset.videos.data = torch.randn(10, *spec.shape)
+    save_synset(tmp_path / "x.safetensors", synset, spec, "h264:30")
+    file = TensorFile(tmp_path / "x.safetensors")
+    tensors, header = file.read_all(), {key: value for key, value in file.header.items() if key != "sum"}
+    if change:
+        tensors[name] = change(tensors[name])
+    else:
+        del tensors[name]
+    save_tensors(tmp_path / "x.safetensors", tensors, **header)
+    with pytest.raises(ValueError, match="is not a synthetic set of this program"):
+        load_synset(tmp_path / "x.safetensors")
+
+
+def test_values_that_are_not_finite_are_not_stored(tmp_path):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    synset = SETS["pixels"](10, 1, spec.shape)
+    synset.videos.data[3] = float("nan")
+    with pytest.raises(ValueError, match="was left as it was"):
+        save_synset(tmp_path / "x.safetensors", synset, spec, "h264:30")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_class_shares_a_stream_where_that_takes_fewer_bytes():
+    still = np.repeat(moving((2, 1, 3, 32, 32)), 8, axis=0)     # 8 times the same clip in each class
+    _, lengths = codecs.encode(still, 2, "h264:28")
+    assert len(lengths) == 2
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    synset = SETS["pixels"](10, 2, spec.shape)
+    assert pack(synset, "h264:28", spec)["videos.lengths"].numel() in (10, 20)
