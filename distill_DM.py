@@ -55,10 +55,10 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     optim, rates = flags.set_rates(args, synset)
     recipe = flags.recipe_of(args, synset.label_kind)
     rules, dsa = utils.PROTOCOLS[args.protocol], flags.dsa_of(args)
-    if args.ce_weight and args.networks == "random":
+    trained = args.networks == "experts"
+    if args.ce_weight and not trained:
         raise ValueError(f"--ce_weight {args.ce_weight:g} asks what trained networks predict: give --networks experts, "
                          "or leave it out")
-    trained = args.networks == "experts"
     for flag, needed, there in (("min_start_epoch", "--networks experts", trained),
                                 ("max_start_epoch", "--networks experts", trained),
                                 ("later", "--ce_weight", args.ce_weight)):
@@ -79,7 +79,7 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
                                  "leave out one of them")
     if args.bank and args.kernel != "mean":
         raise ValueError("--bank holds class means, and --kernel gaussian needs each clip: leave out one of them")
-    experts = flags.find_experts(args, spec) if args.networks == "experts" else None
+    experts = flags.find_experts(args, spec) if trained else None
     if args.bank:       # of each network the means of at least 256 features stay in memory
         check_memory(f"--bank {args.bank}", args.bank * spec.num_classes * 256)
     if dsa.parts and args.bank:

@@ -10,9 +10,9 @@ Aims: key frames cost no more than pixels, and growth at most 1.05 times as much
 import common
 import torch
 
-from distill_utils import keyframes
 from distill_utils.bank import SampledMeans
 from distill_utils.device import in_precision, resolve_precision
+from distill_utils.keyframes import KeyFrameSet
 from distill_utils.matching import chunked_gradient, dm_loss
 from distill_utils.seeds import make_generator, seeded
 from distill_utils.synset import VideoSet, all_pairs, grow
@@ -24,7 +24,8 @@ def make(kind, args, device):
     model, classes, frames, _, per_class, ipc = common.size_of(args.size)
     spec, real = clips.spec, SampledMeans(clips, per_class, seed=0)
     dtype = resolve_precision(args.precision, device)
-    keyframes.APART = -2.0      # no cosine is below
+    growing = KeyFrameSet(classes, ipc, spec.shape, frames // 2, growing=(0, 1))
+    growing.apart = -2.0        # no cosine is below
 
     def side(synset):
         synset = synset.to(device)
@@ -51,8 +52,7 @@ def make(kind, args, device):
         return call
 
     return {"plain": side(VideoSet(classes, ipc, spec.shape)),
-            "ours": side(keyframes.KeyFrameSet(classes, ipc, spec.shape, frames // 2)),
-            "growing": side(keyframes.KeyFrameSet(classes, ipc, spec.shape, frames // 2, growing=(0, 1)))}
+            "ours": side(KeyFrameSet(classes, ipc, spec.shape, frames // 2)), "growing": side(growing)}
 
 
 if __name__ == "__main__":

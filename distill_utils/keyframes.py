@@ -15,7 +15,6 @@ from distill_utils.seeds import make_generator
 
 INTERPOLATIONS = ("duplicate", "linear", "hallucinator")
 GROWS = 0.2, 0.8        # from this share of the iterations to that
-APART = 0.0     # gradients with a cosine below it point away from each other
 
 
 class KeyFrameSet(nn.Module):
@@ -32,6 +31,7 @@ class KeyFrameSet(nn.Module):
     """
     title, label, clips_flag = "a few frames of each clip, interpolated", "KF", "ipc"
     pixels, exact, num_variants = ("frames",), ("labels", "places", "hallucinator"), 1
+    apart = 0.0         # gradients with a cosine below it point away from each other
     # as of whole clips; of the hallucinator as of static + dynamic sets
     rates = {"lr_img": ("the key frames", 30.0, 0.02), "lr_hal": ("the hallucinator", 1e-3, 5e-3)}
 
@@ -169,16 +169,18 @@ class KeyFrameSet(nn.Module):
 
     @torch.no_grad()
     def grow(self, optimizer, done):
-        """After a step of the set: every frame whose gradient points away from those of both neighbouring key
-        frames becomes a key frame, with the value that it has, so that no clip changes. done: share of the iterations.
-        PRISM, arXiv 2505.22564."""
+        """After a step of the set: every frame whose gradient points away from those of both neighbouring key frames
+        becomes a key frame, with the value that it has, so that no clip changes. done: share of the iterations. PRISM,
+        arXiv 2505.22564."""
         gradient, self.probe.grad = self.probe.grad, None
         if not self.growing[0] <= done < self.growing[1]:
             return
-        gradient = F.normalize(gradient.flatten(2), dim=2)
-        clip = torch.arange(len(gradient), device=gradient.device)[:, None]
-        left, right = ((gradient * gradient[clip, times]).sum(2) for times in neighbours(self.places))
-        places = self.places | ((left < APART) & (right < APART))
+        gradient = gradient.flatten(2)
+        cosines = gradient @ gradient.mT        # (K * ipc, T, T)
+        lengths = cosines.diagonal(dim1=1, dim2=2).sqrt().clamp(min=1e-30)
+        cosines = cosines / lengths[:, :, None] / lengths[:, None]
+        left, right = (cosines.gather(2, times[..., None])[..., 0] for times in neighbours(self.places))
+        places = self.places | ((left < self.apart) & (right < self.apart))
         new = places & ~self.places
         if not new.any():
             return

@@ -222,11 +222,10 @@ class Run:
         saved = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
         rates = sorted({group["lr"] for value in self.state.values() if isinstance(value, torch.optim.Optimizer)
                         for group in value.param_groups if group["lr"]})
-        others = " (and " + ", ".join(f"--{flag} {self.args[flag]:g}" for flag in (
-            "lr_teacher", "ce_weight", "hal_diversity") if self.args.get(flag)) + ")"
-        return (f"{saved}; the set is trained at the rate {rates}: lower it{others if '--' in others else ''}, under "
-                "another --name or "
-                "--overwrite")
+        others = ", ".join(f"--{flag} {self.args[flag]:g}" for flag in ("lr_teacher", "ce_weight", "hal_diversity")
+                           if self.args.get(flag))
+        return (f"{saved}; the set is trained at the rate {rates}: lower it" + (f" (and {others})" if others else "")
+                + ", under another --name or --overwrite")
 
     def elapsed(self):
         return self.seconds + time.monotonic() - self.began

@@ -5,9 +5,6 @@
 #   bash sh/study/methods.sh MotionDigits 1 --search    chooses the settings anew, on held-back training clips
 #   DRY_RUN=1 bash sh/study/methods.sh MotionDigits 1   prints the commands, and runs none
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 [ $# -ge 2 ] || { echo "usage: bash sh/study/methods.sh DATASET CLIPS [--search] [--out FOLDER]" >&2; exit 2; }
-FILE=requirements.txt
-[ "$1" != GameClips ] || FILE=requirements-games.txt
-if [ -n "$DRY_RUN" ]; then PYTHON=python; else setup "$FILE"; fi
-exec "$PYTHON" "$ROOT/sh/study/methods.py" "$@" ${DRY_RUN:+--dry_run}
+study methods "$@"

@@ -4,9 +4,6 @@
 #   bash sh/study/taxonomy.sh MotionDigits              or AppearanceDigits, GameClips; go on with the same command
 #   DRY_RUN=1 bash sh/study/taxonomy.sh MotionDigits    prints the commands, and runs none
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 [ $# -ge 1 ] || { echo "usage: bash sh/study/taxonomy.sh DATASET [--out FOLDER] [--data_path FOLDER]" >&2; exit 2; }
-FILE=requirements.txt
-[ "$1" != GameClips ] || FILE=requirements-games.txt
-if [ -n "$DRY_RUN" ]; then PYTHON=python; else setup "$FILE"; fi
-exec "$PYTHON" "$ROOT/sh/study/taxonomy.py" "$@" ${DRY_RUN:+--dry_run}
+study taxonomy "$@"
