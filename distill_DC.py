@@ -18,6 +18,7 @@ from distill_utils.clips import ClassSampler
 from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, freeze_dropout, gradients, has_batchnorm
 from distill_utils.run import Run
+from distill_utils.storage import ThroughStore
 from distill_utils.synset import SETS, grow, method_name, watched_by
 
 SGD = {"lr_img": 0.1}
@@ -66,7 +67,8 @@ def main():
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher)
+    through = ThroughStore(synset, args.store, spec, args.through_store)
+    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, through=through)
 
     # loop
     for it in run.loop(args.Iteration):
@@ -86,28 +88,32 @@ def main():
                 freeze_dropout(network)
                 learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
                 optimizer.zero_grad()
-                if teacher and not synset.learn_labels:
-                    teacher.label(synset)
-                for k in range(spec.num_classes):
-                    for segment in range(num_segments):
-                        real = sampler.sample([k], args.batch_real, generator, run.device, (segment, num_segments))[0]
-                        labels = torch.full((len(real),), k, device=run.device)
-                        draw = dsa.draw(generator)      # the same for real and synthetic samples
-                        target = gradients(network, rules.matching(dsa.apply(real, draw)), labels)
-                        slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
-                        samples, targets = synset.render(torch.full_like(slots, k), slots, generator)
-                        samples = dsa.apply(samples, draw)
-                        actual = gradients(network, rules.matching(samples), targets, create_graph=True,
-                                           loss_of=partial(loss_of, classes=torch.full_like(slots, k)))
-                        loss = dc_loss(target, actual, args.dis_metric)
-                        loss.backward(inputs=[*learned, *watched_by(synset)])
-                        total += loss.detach()
+                done = it * outer_loop + outer
+                with through(done):
+                    if teacher and not synset.learn_labels:
+                        teacher.label(synset)
+                    for k in range(spec.num_classes):
+                        for segment in range(num_segments):
+                            real = sampler.sample([k], args.batch_real, generator, run.device,
+                                                  (segment, num_segments))[0]
+                            labels = torch.full((len(real),), k, device=run.device)
+                            draw = dsa.draw(generator)      # the same for real and synthetic samples
+                            target = gradients(network, rules.matching(dsa.apply(real, draw)), labels)
+                            slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
+                            samples, targets = synset.render(torch.full_like(slots, k), slots, generator)
+                            samples = dsa.apply(samples, draw)
+                            actual = gradients(network, rules.matching(samples), targets, create_graph=True,
+                                               loss_of=partial(loss_of, classes=torch.full_like(slots, k)))
+                            loss = dc_loss(target, actual, args.dis_metric)
+                            loss.backward(inputs=[*learned, *watched_by(synset)])
+                            total += loss.detach()
                 optimizer.step()
                 grow(synset, optimizer, it / args.Iteration)
                 if outer < outer_loop - 1:
-                    for _ in range(inner_loop):
-                        utils.train_epoch(network, utils.train_batches(
-                            synset, args.batch_train, generator, run.device, rules.matching, dsa), step)
+                    with through(done):
+                        for _ in range(inner_loop):
+                            utils.train_epoch(network, utils.train_batches(
+                                synset, args.batch_train, generator, run.device, rules.matching, dsa), step)
         run.log(it, loss=total / spec.num_classes / outer_loop)
 
     # finish

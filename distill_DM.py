@@ -17,6 +17,7 @@ from distill_utils.device import check_memory, in_precision, resolve_precision
 from distill_utils.matching import KERNELS, chunked_gradient, class_means, dm_loss, embed_classes, mmd_loss
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
+from distill_utils.storage import ThroughStore
 from distill_utils.synset import SETS, all_pairs, grow, method_name
 from distill_utils.trajectories import load_weights
 
@@ -104,7 +105,8 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
 
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, experts=experts)
+    through = ThroughStore(synset, args.store, spec, args.through_store)
+    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, experts=experts, through=through)
 
     def make_network(seed, weights=None):
         with seeded(seed, run.device):
@@ -156,14 +158,15 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
         augment = partial(dsa.apply, draw=dsa.draw(run.generator(it, "dsa")))   # the same for real and synthetic clips
         optimizer.zero_grad()
         loss = 0
-        for segment in range(segments):
-            if n_real:
-                clips = synset.render_segment(classes, slots, segment, n_real)
-            else:
-                clips, _ = synset.render(classes, slots, generator)
-            loss += chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,
-                                             generator=generator, segment=segment),
-                                     clips.unflatten(0, (spec.num_classes, synset.num_slots)), chunk)
+        with through(it):
+            for segment in range(segments):
+                if n_real:
+                    clips = synset.render_segment(classes, slots, segment, n_real)
+                else:
+                    clips, _ = synset.render(classes, slots, generator)
+                loss += chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,
+                                                 generator=generator, segment=segment),
+                                         clips.unflatten(0, (spec.num_classes, synset.num_slots)), chunk)
         optimizer.step()
         grow(synset, optimizer, it / args.Iteration)
         run.log(it, loss=loss / spec.num_classes)

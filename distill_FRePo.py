@@ -17,6 +17,7 @@ from distill_utils.device import in_precision, resolve_precision, set_kernels
 from distill_utils.labels import centred, start_labels
 from distill_utils.matching import frepo_gradient
 from distill_utils.run import Run
+from distill_utils.storage import ThroughStore
 from distill_utils.synset import SETS, all_pairs, grow, method_name
 from networks import plain
 
@@ -73,7 +74,8 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             return utils.get_network(args.model, spec, run.device, dist=True)
 
     networks = Pool(make_network, args.pool, args.pool_updates, args.lr_pool)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks)
+    through = ThroughStore(synset, args.store, spec, args.through_store)
+    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
 
     def pool_loss(logits, targets, classes):
         return 0.5 * (logits - rows_of(targets, spec.num_classes)).square().sum(1).mean()
@@ -86,7 +88,8 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             break
         generator, number = run.generator(it, "clips"), networks.draw(run.generator(it, "network"))
         if teacher and not synset.learn_labels:
-            teacher.label(synset)
+            with through(it):
+                teacher.label(synset)
         if args.decay_it:
             for group, first in zip(optimizer.param_groups, first_rates, strict=True):
                 group["lr"] = first * (0.55 + 0.45 * cos(pi * min(it / args.decay_it, 1)))
@@ -100,12 +103,13 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             real = torch.cat([embed_real(rules.matching(augment(data.train.get(some, generator, run.device))))
                               for some in chosen.split(args.chunk)])
         real_labels = centred(data.train.labels[chosen].to(run.device), spec.num_classes)
-        clips, targets = synset.render(classes, slots, generator)
-        if args.use_flip:
-            clips, targets = torch.cat([clips, clips.flip(-1)]), torch.cat([targets, targets])
         optimizer.zero_grad()
-        loss = frepo_gradient(lambda x, network=network, augment=augment: network.embed(rules.matching(augment(x))),
-                              clips, rows_of(targets, spec.num_classes), real, real_labels, args.reg, args.chunk)
+        with through(it):
+            clips, targets = synset.render(classes, slots, generator)
+            if args.use_flip:
+                clips, targets = torch.cat([clips, clips.flip(-1)]), torch.cat([targets, targets])
+            loss = frepo_gradient(lambda x, network=network, augment=augment: network.embed(rules.matching(augment(x))),
+                                  clips, rows_of(targets, spec.num_classes), real, real_labels, args.reg, args.chunk)
         optimizer.step()
         grow(synset, optimizer, it / args.Iteration)
 
@@ -114,7 +118,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             networks.renew(number)
         else:
             step = utils.make_step(network.train().requires_grad_(), networks.optimizers[number], dtype, pool_loss)
-            with run.seeded(it, "dropout"):
+            with run.seeded(it, "dropout"), through(it):
                 step(*next(utils.train_batches(synset, args.batch_pool, generator, run.device, rules.matching)))
             networks.updates[number] += 1
         run.log(it, loss=loss)

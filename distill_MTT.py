@@ -19,6 +19,7 @@ from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import add_gradients, diversity_loss, mtt_gradient, student_loss
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
+from distill_utils.storage import ThroughStore
 from distill_utils.synset import SETS, all_pairs, grow, method_name, watched_by
 from distill_utils.trajectories import load_weights
 
@@ -72,8 +73,9 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         lr_lr = 1e-5 if args.lr_lr is None else args.lr_lr
         lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr_lr, args.lr_momentum)
     average = Average(synset, args.ema) if args.ema else None
+    through = ThroughStore(synset, args.store, spec, args.through_store)
     run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts,
-               teacher=teacher, average=average)
+               teacher=teacher, average=average, through=through)
     watched = watched_by(synset)
     classes, slots = all_pairs(synset, run.device)
     with run.seeded("student"):     # its weights are never used: students start at those of experts
@@ -118,18 +120,20 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
         for tensor in (*learned, *watched, syn_lr["lr"]):
             tensor.grad = None
-        if teacher and not synset.learn_labels:
-            teacher.label(synset)
         total = 0
-        for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
-            segment = experts.sample(run.seed, index, reach(it))
-            loss, gradients, lr_gradient = mtt_gradient(partial(step_loss, index=index), segment.start, segment.target,
-                                                        args.syn_steps, syn_lr["lr"], [*learned, *watched],
-                                                        args.unroll, args.match)
-            add_gradients([*learned, *watched, syn_lr["lr"]], [*gradients, lr_gradient], 1 / args.experts_per_step)
-            total += loss / args.experts_per_step
-        if args.hal_diversity:
-            push_apart(segment.start, it, learned)
+        with through(it):
+            if teacher and not synset.learn_labels:
+                teacher.label(synset)
+            for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
+                segment = experts.sample(run.seed, index, reach(it))
+                loss, gradients, lr_gradient = mtt_gradient(
+                    partial(step_loss, index=index), segment.start, segment.target, args.syn_steps, syn_lr["lr"],
+                    [*learned, *watched], args.unroll, args.match)
+                add_gradients([*learned, *watched, syn_lr["lr"]], [*gradients, lr_gradient],
+                              1 / args.experts_per_step)
+                total += loss / args.experts_per_step
+            if args.hal_diversity:
+                push_apart(segment.start, it, learned)
         norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         skipped = bool(args.max_loss) and float(total) > args.max_loss
         if skipped:     # infinite, perhaps

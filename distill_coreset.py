@@ -3,7 +3,10 @@
     python distill_coreset.py --dataset miniUCF101 --method herding --ipc 1 --train_epochs 50
 
 --set says how the chosen clips are written down: whole, as their middle frames, or as static images + movement.
+--bytes 2MB takes as many of them as fit.
 """
+import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -11,13 +14,13 @@ import torch
 import networks
 import utils
 from distill_utils import args as flags
-from distill_utils.coreset import METHODS
+from distill_utils.coreset import METHODS, most_that_fit
 from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
 from distill_utils.published import FLOATS, plain
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
-from distill_utils.storage import check_state
+from distill_utils.storage import check_state, storage_bytes
 from distill_utils.synset import SETS, method_name
 from distill_utils.tensors import TensorFile, load_plain, save_tensors
 
@@ -32,9 +35,23 @@ def main():
     flags.may_change(group.add_argument("--pretrained_path", help="or read its weights (.safetensors, or a .pt state "
                                         "dict)"))        # but not its content
     group.add_argument("--random_features", action="store_true", help="or use a network that was not trained")
+    group.add_argument("--bytes", type=flags.byte_count, metavar="SIZE", help=f"in place of "
+                       f"--{SETS[kind].clips_flag}: take as many clips of each class as fit in so many bytes, such as "
+                       "500kB or 2MB, as --store writes the set")
     args = parser.parse_args()
     spec, pool = flags.check_args(args)
-    synset = SETS[kind].from_args(args, spec)
+    if args.bytes:
+        for flag in (SETS[kind].clips_flag, "spc", "dpc"):
+            if vars(args).get(flag) != parser.get_default(flag):
+                raise ValueError(f"--bytes and --{flag} {vars(args)[flag]} both say how many clips are taken: leave "
+                                 "out one of them")
+
+    def make_set(clips=None):
+        """Empty, of so many clips a class."""
+        return SETS[kind].from_args(argparse.Namespace(**vars(args) | (
+            {SETS[kind].clips_flag: clips} if clips else {})), spec)
+
+    synset = make_set()
     recipe = flags.recipe_of(args, synset.label_kind)
     sources = [bool(args.train_epochs), bool(args.pretrained_path), args.random_features]
     if args.method != "random" and sum(sources) != 1:
@@ -54,18 +71,32 @@ def main():
     run.resume(data, teacher=teacher)
 
     # selection
-    n = synset.clips_needed
-    if args.method == "random":     # the clips that pixels and static + dynamic sets of the same seed start from
-        real = data.train.random_clips(n, make_generator(run.derive("start")))
-    else:
+    members = [(data.train.labels == k).nonzero()[:, 0] for k in range(spec.num_classes)]
+    if args.method != "random":
         network = feature_network(args, run, data, weights)
         features = embed_all(network, data.train, args.batch_train, utils.PROTOCOLS[args.protocol], run.device)
-        chosen = []
-        for k in range(spec.num_classes):
-            members = (data.train.labels == k).nonzero()[:, 0]
-            chosen.append(members[METHODS[args.method](features[members], n, run.generator("choice", k))])
-        real = data.train.get(torch.cat(chosen)).unflatten(0, (spec.num_classes, n))
-    synset.encode(real)
+
+    def fill(synset):
+        n = synset.clips_needed
+        if args.method == "random":     # the clips that pixels and static + dynamic sets of the same seed start from
+            real = data.train.random_clips(n, make_generator(run.derive("start")))
+        else:
+            chosen = torch.cat([some[METHODS[args.method](features[some], n, run.generator("choice", k))]
+                                for k, some in enumerate(members)])
+            real = data.train.get(chosen).unflatten(0, (spec.num_classes, n))
+        synset.encode(real)
+        return synset
+
+    if args.bytes:
+        most = min(map(len, members))
+        n = most_that_fit(lambda n: storage_bytes(fill(make_set(n)), args.store, spec), args.bytes, most)
+        if not n:
+            raise ValueError(f"--bytes {args.bytes}: one clip of each class takes "
+                             f"{storage_bytes(fill(synset), args.store, spec):,} bytes in the store {args.store}: give "
+                             "as many, or a store that takes fewer")
+        print(f"note: {n} of {most} clips of each class fit in {args.bytes:,} bytes", file=sys.stderr)
+        synset = make_set(n)
+    fill(synset)
 
     # evaluation
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, synset, teacher)

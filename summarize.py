@@ -40,6 +40,8 @@ def main():
     results = [read(file) for file in files]
     results.sort(key=lambda r: (group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results, args.merge_seeds))
+    if measured := [r for r in results if r.get("fair")]:
+        print("\n" + fair_table(measured))
     for r in filter(below_start, results):
         print(f"note: {title(r)}, {r['ipc']} clips a class, seed {r['seed']}, ends below its start: "
               f"{100 * r['top1_start_mean']:.1f} -> {100 * r['top1_mean']:.1f} %")
@@ -116,6 +118,7 @@ def title(r):
     name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
     name += LABELS.get(r.get("labels"), "")
     name += ", scored again" if r.get("scored_again") else ""
+    name += f", {r['store']}" if r.get("store", "float32") != "float32" else ""
     return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")
 
 
@@ -141,6 +144,25 @@ def table(results, merge_seeds=False):
                       for i, column in enumerate(zip(*alike, strict=True))] for alike in merged.values()]
         lines += ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join(lines[1:])
+
+
+def fair_table(results):
+    """Markdown of what `evaluate.py --fair` measured: in percent, LRS and ARS from 0 to 1."""
+    lines = ["| set | clips/class | seed | top-1 % | over as many random clips (IOR) | over as many bytes of them "
+             "| lacks of all real clips (HLR) | LRS | ARS |", "| --- " * 9 + "|"]
+    for r in results:
+        found = r["fair"]
+
+        def percent(name, found=found):
+            return f"{100 * found[name]:.1f}" + (f" ± {100 * found[f'{name}_std']:.1f}" if f"{name}_std" in found
+                                                 else "") if name in found else ""
+
+        over_bytes = f"{percent('ior_bytes')} ({found['random_clips_in_bytes']:.1f} a class, {found['store']})"
+        lines.append("| " + " | ".join([
+            title(r), str(r["ipc"]), str(r["seed"]), f"{100 * r['top1_mean']:.1f}", percent("ior"),
+            over_bytes if "ior_bytes" in found else f"none fits ({found['store']})", percent("hlr"),
+            f"{found['lrs']:.2f}" if "lrs" in found else "", f"{found['ars']:.2f}"]) + " |")
+    return "\n".join(lines)
 
 
 def row(r):

@@ -2,6 +2,7 @@
 import argparse
 import hashlib
 import os
+import re
 import signal
 import sys
 from math import prod
@@ -101,6 +102,17 @@ def part(text):
     if not 0 <= float(text) <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1, such as 0.2")
     return float(text)
+
+
+def byte_count(text):
+    number = re.fullmatch(r"([0-9.]+)(B|kB|MB|GB)?", text)
+    try:
+        value = float(number[1]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(number[2], 1)
+    except (TypeError, ValueError):
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes, such as 500000, 500kB or 2MB")
+    return int(value)
 
 
 def store(text):
@@ -299,6 +311,10 @@ def add_distill_args(parser, iterations, momentum):
                        "published) where a learning rate of the set is given, otherwise Adam with learning rates of "
                        "its own")
     group.add_argument("--momentum", type=rate, default=momentum, help="momentum of SGD")
+    group.add_argument("--through_store", type=positive, nargs="?", const=10, metavar="N", help="learn the set as "
+                       "--store will give it back: it is seen as it is decoded, and gradients go straight through to "
+                       "it. Every N iterations (10 if no number is given) it is coded anew; in between, what coding "
+                       "changed is held")
 
 
 def add_real_args(parser, default=64, what="of each class"):
@@ -366,6 +382,9 @@ def check_args(args, view=None):
     for network in pool:
         check_network(network, spec, args.dataset)
     augment.parse(args.dsa_strategy, args.dsa_param)
+    if vars(args).get("through_store") and args.store == "float32":
+        raise ValueError("--through_store changes nothing with --store float32, which rounds nothing: give another "
+                         "store, such as h264:28, or leave it out")
     if args.cuda_graphs:
         device = resolve_device(args.device)
         if device.type != "cuda" or (device.index is None and torch.cuda.device_count() > 1):
@@ -509,7 +528,8 @@ def run_name(args, synset):
     labels = "" if args.labels == "class" else f"_{args.labels}"
     form = f"_{synset.form}" if hasattr(synset, "form") else ""
     form += f"_real{args.n_real}" if vars(args).get("n_real") else ""
-    return f"{data_label(args)}_{args.model}_{synset.clips_flag}{synset.num_slots}{form}{labels}_seed{args.seed}"
+    size = f"{args.bytes}bytes" if vars(args).get("bytes") else f"{synset.clips_flag}{synset.num_slots}"
+    return f"{data_label(args)}_{args.model}_{size}{form}{labels}_seed{args.seed}"
 
 
 # ---- scripts ------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def encode(samples, num_classes, store):
                          "float32, bfloat16 or uint8")
     frames = np.ascontiguousarray(samples.transpose(0, 1, 3, 4, 2))         # (N, T, H, W, C)
     found = []
-    for streams in sorted({*groupings(samples.shape, num_classes)}):
+    for streams in sorted(groupings(samples.shape, num_classes, codec.picture)):
         parts = frames.reshape(streams, -1, height, width, channels)
         if codec.picture and parts.shape[1] * height > LARGEST:
             continue
@@ -85,10 +85,10 @@ def encode(samples, num_classes, store):
     return np.frombuffer(b"".join(coded), np.uint8).copy(), np.array([len(part) for part in coded], np.int64)
 
 
-def groupings(shape, num_classes):
-    """The numbers of streams that samples can lie in: one a class, one a sample, one a frame."""
+def groupings(shape, num_classes, picture):
+    """The numbers of streams that samples can lie in: one a class or one a sample, and of pictures one a frame."""
     samples, length = shape[:2]
-    return ([num_classes] if samples % num_classes == 0 else [1]) + [samples, samples * length]
+    return {1 if samples % num_classes else num_classes, samples, samples * length if picture else samples}
 
 
 def decode(coded, lengths, shape, num_classes, store):
@@ -96,7 +96,8 @@ def decode(coded, lengths, shape, num_classes, store):
     not what it should be."""
     codec, _ = parse_store(store)
     n, _, channels, height, width = shape
-    if len(lengths) not in groupings(shape, num_classes) or (lengths < 0).any() or lengths.sum() != len(coded):
+    groups = groupings(shape, num_classes, codec.picture)
+    if len(lengths) not in groups or (lengths < 0).any() or lengths.sum() != len(coded):
         raise ValueError(f"its {len(lengths)} streams of {len(coded)} bytes are not those of {n} samples")
     ends = lengths.cumsum()
     part_shape = (shape[0] * shape[1] // len(lengths), height, width, channels)

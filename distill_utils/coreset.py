@@ -66,4 +66,17 @@ def _checked(features, n):
     return features.detach().cpu().double()
 
 
+def most_that_fit(bytes_of, limit, most):
+    """The largest n of 1..most with bytes_of(n) <= limit, or 0; bytes_of is called about 2 log2(n) times. Where bytes
+    do not grow with every n, an n that fits and whose successor does not."""
+    low, high = 0, 1
+    while high <= most and bytes_of(high) <= limit:
+        low, high = high, 2 * high
+    high = min(high, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bytes_of(middle) <= limit else (low, middle)
+    return low
+
+
 METHODS = {"random": random_choice, "herding": herding, "k-center": k_center}

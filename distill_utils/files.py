@@ -119,6 +119,18 @@ def with_sum(content):
     return content | {"sum": _sum(content)}
 
 
+def read_summed(path):
+    """The dict of `with_sum` in a file. ValueError where it is not what was written."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        whole = isinstance(content, dict) and "sum" in content and is_whole(content)
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is damaged, or was not written by a run")
+    return content
+
+
 def is_whole(content, since=None):
     """Whether a dict of `with_sum` came back as it was; one without a sum is not known to be other. since: an entry
     that came with the sum, so that what has it must have both."""

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from distill_utils import picture
 from distill_utils.args import STOPS, data_identity, input_digests, recipe_flags
-from distill_utils.clips import change_of, same_clips
+from distill_utils.clips import Clips, change_of, same_clips
 from distill_utils.dataset import DATASETS, check_older, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import is_whole, remove, replacing, try_lock, unfinished, with_sum
@@ -165,10 +165,10 @@ class Run:
         return seeded(self.derive(*purpose), self.device)
 
     def resume(self, data, **state):
-        """Remembers what a checkpoint holds (modules, optimizers: name -> object with a state_dict) and, when this run
-        goes on from one, loads them, if the clips are those it began with. Scripts call it once all input is read: from
-        here on the folder is this run's."""
-        self.state = {name: value for name, value in state.items() if value is not None}
+        """Remembers what a checkpoint holds (modules, optimizers: name -> None, or an object with a state_dict) and,
+        when this run goes on from one, loads them, if the clips are those it began with. Scripts call it once all input
+        is read: from here on the folder is this run's."""
+        self.state = {name: value for name, value in state.items() if value is not None and value.state_dict()}
         self.clips = [data.train.identity(), data.test.identity()]
         if self.checkpoint:
             self._check_clips()
@@ -315,27 +315,10 @@ class Run:
             for index in range(self.args["num_eval"]):
                 if (iteration, network, index) in done:
                     continue
-                began, seed = time.monotonic(), derive_seed(self.seed, "evaluation", index)
-                shared = None
-                if synset is not None and iteration == 0:       # several methods may start from one and the same set
-                    shared = self._shared_score(train_on, data, network, seed, settings)
-                scores = _read_scores(shared, data.spec.num_classes)
-                if scores:      # its time counts, whoever took it
-                    self.seconds += scores["seconds"]
-                    self.eval_seconds += scores["seconds"]
-                else:
-                    result = score(train_on, data, network, seed=seed, **settings)
-                    scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
-                              "per_class": result.per_class.tolist(), "seconds": time.monotonic() - began}
-                    if shared:
-                        with suppress(OSError):     # it is kept, or made again
-                            shared.parent.mkdir(exist_ok=True)
-                            with replacing(shared) as temporary:
-                                temporary.write_text(json.dumps(with_sum(scores)) + "\n",
-                                                     encoding="utf-8")
+                scores = self.network_scores(index, train_on, data, network, score, settings,
+                                             share=synset is not None and iteration == 0)
                 self.history.append({"iteration": iteration, "network": network, "number": index,
                                      **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
-                self.eval_seconds += time.monotonic() - began
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
                 self.save(iteration)
@@ -351,13 +334,39 @@ class Run:
                    f"{100 * scores['top1_std']:.1f} %, top-5 {100 * scores['top5_mean']:.1f} % "
                    f"({scores['num_networks']} networks)", file=sys.stderr)
 
-    def _shared_score(self, synset, data, network, seed, settings):
-        """The file of a start's score, which runs of one --save_path share: named by all that the score depends on, the
-        code included."""
+    def network_scores(self, index, train_on, data, network, score, settings, share=True):
+        """The scores of one network on a set or on clips, as `evaluate` takes them. share: kept for all runs of this
+        --save_path, as several may start from one and the same set."""
+        began, seed, shared = time.monotonic(), derive_seed(self.seed, "evaluation", index), None
+        if share:
+            shared = self._shared_score(train_on, data, network, seed, settings)
+        scores = _read_scores(shared, data.spec.num_classes)
+        if scores:      # its time counts, whoever took it
+            self.seconds += scores["seconds"]
+            self.eval_seconds += scores["seconds"]
+        else:
+            result = score(train_on, data, network, seed=seed, **settings)
+            scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
+                      "per_class": result.per_class.tolist(), "seconds": time.monotonic() - began}
+            if shared:
+                with suppress(OSError):     # it is kept, or made again
+                    shared.parent.mkdir(exist_ok=True)
+                    with replacing(shared) as temporary:
+                        temporary.write_text(json.dumps(with_sum(scores)) + "\n", encoding="utf-8")
+        self.eval_seconds += time.monotonic() - began
+        return scores
+
+    def _shared_score(self, train_on, data, network, seed, settings):
+        """The file of a score that runs of one --save_path share: named by all that the score depends on, the code
+        included."""
         digest = hashlib.sha256()
-        for name, value in sorted(synset.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        about = (type(synset).__name__, synset.arguments, data.test.content(), network, seed,
+        if isinstance(train_on, Clips):
+            about = (train_on.content(),)
+        else:
+            about = (type(train_on).__name__, train_on.arguments)
+            for name, value in sorted(train_on.state_dict().items()):
+                digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        about += (data.test.content(), network, seed,
                  device_name(self.device), torch.__version__,
                  sorted((key, str(value)) for key, value in settings.items()))
         digest.update(f"{about}".encode())
@@ -409,9 +418,9 @@ class Run:
         result = {"method": self.method, "dataset": dataset, "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
                   "epochs": self.recipe.epochs, "dsa": self.args["dsa_strategy"], **self._about_labels(),
-                  "precision": self.precision, "bank": self.args.get("bank"),
+                  "precision": self.precision, "bank": self.args.get("bank"), "store": self.args["store"],
                   **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes", "holdout")},
-                  "data": hashlib.sha256(f"{list(map(same_clips, self.clips))}".encode()).hexdigest()[:16],
+                  "data": data_digest(data),
                   "split_file": self.args["split_file"] and Path(self.args["split_file"]).name,
                   **self.scores(iteration, networks[0])}
         if len(evaluated) > 1:
@@ -430,7 +439,7 @@ class Run:
             if header.get("syn_lr") is not None and PROTOCOLS[self.args["protocol"]].learned_rate:
                 result["lr_net"] = header["syn_lr"]
             result["form"] = getattr(synset, "form", None)
-            result |= {"storage_bytes": file_bytes(path), "synset": str(path)}
+            result |= {"storage_bytes": file_bytes(path), "synset": str(path), "store": header["store"]}
             largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
                 print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "
@@ -464,6 +473,12 @@ class Run:
                   f"{100 * result['top1_mean']:.1f} %, is the start itself", file=sys.stderr)
         print("RESULT " + json.dumps(result), flush=True)
         return result
+
+
+def data_digest(data):
+    """Tells the clips of one result from those of another."""
+    clips = [same_clips(split.identity()) for split in (data.train, data.test)]
+    return hashlib.sha256(f"{clips}".encode()).hexdigest()[:16]
 
 
 def _read_scores(file, num_classes):

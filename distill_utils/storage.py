@@ -4,6 +4,7 @@ Which of a set's tensors may be coded as pictures and which stay exact is told b
 here knows the kinds of sets.
 """
 import re
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -96,8 +97,53 @@ def build(kind, arguments, state):
 
 def as_stored(synset, store, spec):
     """A copy of a set with the values that a file of it would give back: scores are of what is stored."""
+    return build(type(synset), synset.arguments, _stored_state(synset, store, spec))
+
+
+def _stored_state(synset, store, spec):
     shapes = {name: value.shape for name, value in synset.state_dict().items()}
-    return build(type(synset), synset.arguments, unpack(pack(synset, store, spec), store, synset.num_classes, shapes))
+    return unpack(pack(synset, store, spec), store, synset.num_classes, shapes)
+
+
+class ThroughStore:
+    """Shows a set to a loss as its file will give it back, while gradients go to the set itself.
+
+    Inside `with through(step):` what the store rounds has the value that is decoded. Its gradients are those at that
+    value, passed straight through the codec (Bengio et al., arXiv 1308.3432). The codec runs at every step that is a
+    multiple of `every`, and where the set has another shape than before; in between its differences are held. Steps of
+    the optimizer belong outside. every=None: the set is seen as it is.
+    """
+
+    def __init__(self, synset, store, spec, every=None):
+        self.synset, self.store, self.spec, self.every = synset, store, spec, every
+        self.at, self.differences = None, {}
+
+    @contextmanager
+    def __call__(self, step):
+        if not self.every:
+            yield
+            return
+        rounded = {name: value for name, value in self.synset.named_parameters()
+                   if not name.startswith(self.synset.exact)}
+        own = {name: value.data for name, value in rounded.items()}
+        if (step % self.every == 0 and step != self.at) or {n: v.shape for n, v in own.items()} != {
+                n: v.shape for n, v in self.differences.items()}:
+            stored, self.at = _stored_state(self.synset, self.store, self.spec), step
+            self.differences = {name: stored[name].to(value.device) - value for name, value in own.items()}
+        for name, value in rounded.items():
+            value.data = own[name] + self.differences[name].to(value.device)
+        try:
+            yield
+        finally:
+            for name, value in rounded.items():
+                value.data = own[name]
+
+    def state_dict(self):
+        return {"at": self.at, **self.differences} if self.every else {}
+
+    def load_state_dict(self, state):
+        self.differences = dict(state)
+        self.at = self.differences.pop("at")
 
 
 def storage_bytes(synset, store="float32", spec=None):

@@ -14,7 +14,7 @@ from statistics import mean, stdev
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 from distill_utils.args import cli  # noqa: E402, F401 (handed on)
-from distill_utils.files import is_whole  # noqa: E402
+from distill_utils.files import read_summed  # noqa: E402
 
 SEEDS, LANES = (10, 11, 12), 2      # seeds of tables: nothing was chosen on them
 NET = "ConvNet3DD2W16"
@@ -78,14 +78,9 @@ def finished(args, words):
     name = words[words.index("--name") + 1] if "--name" in words else None
     for file in (out_folder(args) / args.dataset).glob(f"*/{name}/result.json"):
         try:
-            result = json.loads(file.read_text(encoding="utf-8"))
-            whole = isinstance(result, dict) and "sum" in result and is_whole(result)
-        except ValueError:
-            whole = False
-        if not whole:
-            raise ValueError(f"{file} is damaged, or was not written by a run: remove its folder, and the same command "
-                             "makes it again")
-        return result
+            return read_summed(file)
+        except ValueError as error:
+            raise ValueError(f"{error}: remove its folder, and the same command makes it again") from None
     return None
 
 
