@@ -17,7 +17,7 @@ bench loading.py --repeats 3
 bench loading.py --repeats 3 --stored ucf
 for name in dm_step eval_epoch test_pass buffer_epoch; do bench "$name.py" "$@"; done
 [ $# -gt 0 ] || bench dm_step.py --size ConvNet3D,10,16,64,32,1 --repeats 2    # few synthetic clips, as published
-for name in frepo_step keyframes_step; do      # MotionDigits' sizes
+for name in frepo_step keyframes_step store_step; do      # MotionDigits' sizes
     if [ $# -gt 0 ]; then bench "$name.py" "$@"; else bench "$name.py" --size ConvNet3DD2W16,10,8,32,64,1; fi
 done
 if [ $# -gt 0 ]; then bench mtt_step.py "$@" --steps 2 5 10; else bench mtt_step.py --threads 1; fi

@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 EXACT = SimpleNamespace(size="tiny", precision="fp32")
 KINDS = [("dm_step", "pixels"), ("dm_step", "s2d"), ("frepo_step", "pixels"), ("frepo_step", "s2d"),
-         ("keyframes_step", "keyframes"), ("eval_epoch", "pixels"), ("eval_epoch", "s2d"), ("buffer_epoch", "real"),
+         ("keyframes_step", "keyframes"), ("store_step", "through"), ("store_step", "open"),
+         ("eval_epoch", "pixels"), ("eval_epoch", "s2d"), ("buffer_epoch", "real"),
          ("test_pass", "real")]
 
 

@@ -75,7 +75,7 @@ def test_parses_and_has_no_comment_after_a_backslash(script):
 
 def test_every_launcher_is_in_this_table():
     helpers = {"sh/demo.sh", "sh/test.sh", "sh/setup.sh", "sh/launch.sh", "sh/bench.sh", "sh/faults.sh",
-               "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh"}
+               "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh", "sh/study/frontier.sh"}
     assert set(SCRIPTS) - helpers == set(LAUNCHERS)
 
 

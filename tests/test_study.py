@@ -20,6 +20,7 @@ from distill_utils.dataset import get_spec
 from distill_utils.synset import SETS
 
 sys.path.insert(0, str(ROOT / "sh" / "study"))
+import frontier
 import methods
 import study
 import taxonomy
@@ -78,6 +79,58 @@ def test_a_taxonomy_on_tiny_data(few_digits, tmp_path, monkeypatch, capsys):
     results = json.loads((tmp_path / "MotionDigits" / "taxonomy.json").read_text())
     assert {r["storage_bytes"] for r in results if r["ipc"] == 2} >= {10 * 2 * 4 * 3 * 16 * 16 * 4}
     assert (tmp_path / "MotionDigits" / "taxonomy.png").stat().st_size > 10_000
+
+
+def test_every_run_of_a_frontier_parses_and_has_a_name_of_its_own(parse):
+    lines = run_script("sh/study/frontier.py", "GameClips", "--dry_run").stdout.splitlines()
+    names, seen = set(), []
+    for line in lines:
+        script, *words = shlex.split(line.removeprefix("python "))
+        if script == "buffer.py":
+            continue
+        args = parse(MODULES[script.removesuffix(".py")], words)
+        names.add(args.name)
+        seen.append((script, vars(args).get("restore") or args.store, bool(vars(args).get("through_store")), args.seed))
+        assert args.dataset == "GameClips" and args.holdout is None
+    assert len(names) == len(seen)
+    assert {seed for *_, seed in seen} == {10, 11, 12}
+    assert {store for script, store, _, _ in seen if script == "evaluate.py"} == set(frontier.AFTER)
+    assert {store for *_, store, through, _ in seen if through} == set(frontier.THROUGH)
+    assert len(seen) == 3 * (5 * (len(frontier.COUNTS) + 1) + 2 * len(frontier.HERDED)
+                             + len(frontier.DISTILLED) * (1 + len(frontier.THROUGH) + len(frontier.AFTER)))
+
+
+def test_a_frontier_compares_with_the_best_random_clips_of_no_more_bytes(tmp_path, monkeypatch, capsys):
+    """On results that are made up: a random clip takes 100 bytes in av1 and 200 in other stores, and each brings 10
+    points in h264:30, 5 in others; of a distilled set the runs through h264:36 diverge."""
+    def run_all(args, jobs):
+        results = []
+        for _, words in jobs:
+            store = next((words[words.index(flag) + 1] for flag in ("--store", "--restore") if flag in words), "")
+            clips = int(words[words.index("--ipc") + 1]) if "--ipc" in words else 1
+            seed = int(words[words.index("--seed") + 1])
+            if "random" in words and "coreset" in words[0]:
+                result = {"storage_bytes": (100 if "av1" in store else 200) * clips, "ipc": clips,
+                          "top1_mean": min(0.9, (0.1 if store == "h264:30" else 0.05) * clips + seed / 1000)}
+            elif "--through_store" in words and store == "h264:36":
+                result = {"diverged": "loss is not finite"}
+            else:
+                result = {"storage_bytes": 650, "ipc": clips, "top1_mean": 0.5 + seed / 500, "synset": "x"}
+            results.append(result)
+        return results
+
+    monkeypatch.setattr(study, "run_all", run_all)
+    monkeypatch.setattr(methods, "make_experts", lambda args: None)
+    monkeypatch.setattr(sys, "argv", ["frontier.py", "MotionDigits", "--out", str(tmp_path)])
+    (tmp_path / "MotionDigits").mkdir()
+    frontier.main()
+    out = capsys.readouterr().out
+    # of 650 bytes: 3 clips of 200 in h264:30 (30), before 6 of 100 in av1 (30): the first. 22 points more, + seed / 500
+    row, = [line for line in out.splitlines() if line.startswith("| MTT | h264:40 |")]
+    gains = [50 + seed / 5 - 30 - seed / 10 for seed in (10, 11, 12)]
+    assert row.endswith(f"| {study.plus_minus(gains)} | 3, h264:30 |")
+    assert "| MTT, through its store | h264:36 |  |  | diverged in 3 of 3 runs |" in out
+    assert (tmp_path / "MotionDigits" / "frontier.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("content", ["{bad", "[1]", "{}", '{"top1_mean": 0.99, "seconds": 1}'])

@@ -99,14 +99,17 @@ def main():
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     args = parser.parse_args()
-    chosen_file = CHOSEN / f"{args.dataset}_{args.clips}.json"
-    chosen = read_chosen(chosen_file)
+    chosen = read_chosen(chosen_file(args))
     if args.search:
-        search(args, chosen, chosen_file)
+        search(args, chosen, chosen_file(args))
     elif missing := [name for name in args.rows if not args.dry_run and needs(name) - chosen.keys()]:
         sys.exit(f"error: no settings are chosen yet for {', '.join(missing)}: run the same with --search")
     else:
         make_table(args, chosen)
+
+
+def chosen_file(args):
+    return CHOSEN / f"{args.dataset}_{args.clips}.json"
 
 
 def read_chosen(file):
