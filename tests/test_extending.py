@@ -18,7 +18,7 @@ import distill_MTT
 import evaluate
 import networks
 from conftest import NET, ROOT
-from distill_utils import args, check, dataset, labels, synset
+from distill_utils import args, check, codecs, dataset, labels, synset
 
 BLOCKS = re.findall(r"```python\n# (.*?)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 FAST = ["--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--name", "x"]
@@ -92,6 +92,23 @@ def test_a_set_is_a_class_and_works_under_every_loss(add, few_digits, few_expert
     assert header["recipe"]["loss"] == "cosine" and loaded.labels.std() > 0
     run(evaluate, monkeypatch, "--synset", file, *where)
     assert torch.isfinite(synset.load_synset(file)[0].render(*synset.all_pairs(loaded))[0]).all()
+
+
+def test_a_store_is_two_functions_and_works_in_every_script(add, few_digits, tmp_path, monkeypatch, capsys):
+    add("a row of CODECS", codecs, "CODECS")
+    where = ["--model", NET, "--data_path", few_digits, "--save_path", tmp_path, *FAST]
+    run(distill_coreset, monkeypatch, "--ipc", 2, "--store", "lzma:6", *where)
+    path = tmp_path / "random" / "x" / "synset.safetensors"
+    coded, _ = synset.load_synset(path)
+    run(evaluate, monkeypatch, "--synset", path, "--restore", "zip", *where)
+    again, header = synset.load_synset(tmp_path / "score" / "x" / "synset.safetensors")
+    assert header["store"] == "zip" and torch.allclose(coded.videos, again.videos, atol=1e-5)
+    assert '"store": "lzma:6"' not in capsys.readouterr().out.splitlines()[-1]
+    codec = codecs.CODECS["lzma"]
+    for content, shape in ((b"no stream", (1, 8, 8, 3)), (codec.encode(np.zeros((2, 8, 8, 3), np.uint8), 0),
+                                                          (1, 8, 8, 3))):
+        with pytest.raises(ValueError):
+            codec.decode(content, shape)
 
 
 @pytest.mark.parametrize("kind", synset.SETS)

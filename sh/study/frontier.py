@@ -153,7 +153,7 @@ def draw(path, dataset, points, full):
     from matplotlib.figure import Figure
     figure = Figure(figsize=(12, 5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    markers = dict(zip(DISTILLED, "osDP", strict=True))
+    markers, lines = dict(zip(DISTILLED, "osDP", strict=True)), list(dict.fromkeys(point.line for point in points))
     for line, title in dict.fromkeys((point.line, point.title) for point in points):
         some = [point for point in points if (point.line, point.title) == (line, title)]
         distilled = line in markers
@@ -162,7 +162,7 @@ def draw(path, dataset, points, full):
                                       for point in some), strict=True)
             axes.errorbar(x, y, error, marker=markers.get(line, "."), linestyle="" if distilled else "-", linewidth=1,
                           markersize=6, capsize=2, label=title if distilled else line, alpha=1 if distilled else 0.6,
-                          markerfacecolor="none" if "through" in title else None)
+                          color=f"C{lines.index(line) % 10}", markerfacecolor="none" if "through" in title else None)
     for axes in (left, right):
         axes.axhline(100 * full["top1_mean"], color="grey", linewidth=0.8, linestyle=":")
         axes.grid(alpha=0.25)
