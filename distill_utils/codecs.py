@@ -51,7 +51,11 @@ def parse_store(text):
 
 
 def check_encoder(name, encoder):
-    import av
+    try:
+        import av
+    except ImportError:
+        raise ValueError(f"the store {name} codes video with PyAV, which is not installed: pip install av, or choose a "
+                         "store of pictures") from None
     os.environ.setdefault("SVT_LOG", "1")       # it tells its settings at every stream
     try:
         av.codec.Codec(encoder, "w")

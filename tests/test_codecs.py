@@ -106,6 +106,13 @@ def test_an_encoder_that_is_not_there_is_named(monkeypatch):
         codecs.parse_store("h266:30")
 
 
+def test_without_pyav_video_is_refused_and_pictures_are_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match="the store h265 codes video with PyAV, which is not installed"):
+        codecs.parse_store("h265:30")
+    codecs.parse_store("webp:30")
+
+
 def test_other_numbers_of_channels_are_refused():
     with pytest.raises(ValueError, match="these samples have 2 channels: give float32, bfloat16 or uint8"):
         codecs.encode(np.zeros((2, 1, 2, 8, 8), np.uint8), 2, "jpeg:50")
