@@ -87,9 +87,6 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         if it == args.Iteration:
             break
         generator, number = run.generator(it, "clips"), networks.draw(run.generator(it, "network"))
-        if teacher and not synset.learn_labels:
-            with through(it):
-                teacher.label(synset)
         if args.decay_it:
             for group, first in zip(optimizer.param_groups, first_rates, strict=True):
                 group["lr"] = first * (0.55 + 0.45 * cos(pi * min(it / args.decay_it, 1)))
@@ -105,6 +102,8 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         real_labels = centred(data.train.labels[chosen].to(run.device), spec.num_classes)
         optimizer.zero_grad()
         with through(it):
+            if teacher and not synset.learn_labels:
+                teacher.label(synset)
             clips, targets = synset.render(classes, slots, generator)
             if args.use_flip:
                 clips, targets = torch.cat([clips, clips.flip(-1)]), torch.cat([targets, targets])

@@ -20,7 +20,7 @@ from distill_utils.progress import progress
 from distill_utils.published import FLOATS, plain
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
-from distill_utils.storage import check_state, storage_bytes
+from distill_utils.storage import STORES, check_state, storage_bytes
 from distill_utils.synset import SETS, method_name
 from distill_utils.tensors import TensorFile, load_plain, save_tensors
 
@@ -68,39 +68,52 @@ def main():
     teacher = flags.teacher_of(args, data, run.device)
     data.train.check_count(synset.clips_needed)
     settings = flags.eval_settings(args, run.device, recipe)
+
+    def random_clips(n):     # those that pixels and static + dynamic sets of the same seed start from
+        return data.train.random_clips(n, make_generator(run.derive("start")))
+
+    def fill(clips, choose):
+        """A set of so many clips a class."""
+        synset = make_set(clips)
+        synset.encode(choose(synset.clips_needed))
+        return synset
+
+    if args.bytes:      # what a clip takes depends little on which it is, and an earlier run is still there
+        check_bytes(args, storage_bytes(fill(1, random_clips), args.store, spec), args.method != "random")
     run.resume(data, teacher=teacher)
 
     # selection
-    members = [(data.train.labels == k).nonzero()[:, 0] for k in range(spec.num_classes)]
+    choose = random_clips
     if args.method != "random":
         network = feature_network(args, run, data, weights)
         features = embed_all(network, data.train, args.batch_train, utils.PROTOCOLS[args.protocol], run.device)
 
-    def fill(synset):
-        n = synset.clips_needed
-        if args.method == "random":     # the clips that pixels and static + dynamic sets of the same seed start from
-            real = data.train.random_clips(n, make_generator(run.derive("start")))
-        else:
-            chosen = torch.cat([some[METHODS[args.method](features[some], n, run.generator("choice", k))]
-                                for k, some in enumerate(members)])
-            real = data.train.get(chosen).unflatten(0, (spec.num_classes, n))
-        synset.encode(real)
-        return synset
+        def choose(n):
+            chosen = []
+            for k in range(spec.num_classes):
+                members = (data.train.labels == k).nonzero()[:, 0]
+                chosen.append(members[METHODS[args.method](features[members], n, run.generator("choice", k))])
+            return data.train.get(torch.cat(chosen)).unflatten(0, (spec.num_classes, n))
 
+    clips = None
     if args.bytes:
-        most = min(map(len, members))
-        n = most_that_fit(lambda n: storage_bytes(fill(make_set(n)), args.store, spec), args.bytes, most)
-        if not n:
-            raise ValueError(f"--bytes {args.bytes}: one clip of each class takes "
-                             f"{storage_bytes(fill(synset), args.store, spec):,} bytes in the store {args.store}: give "
-                             "as many, or a store that takes fewer")
-        print(f"note: {n} of {most} clips of each class fit in {args.bytes:,} bytes", file=sys.stderr)
-        synset = make_set(n)
-    fill(synset)
+        most = data.train.clips_of_each
+        clips = most_that_fit(lambda n: storage_bytes(fill(n, choose), args.store, spec), args.bytes, most)
+        if not clips:
+            check_bytes(args, storage_bytes(fill(1, choose), args.store, spec))
+        print(f"note: {clips} of {most} clips of each class fit in {args.bytes:,} bytes", file=sys.stderr)
+    synset = fill(clips, choose)
 
     # evaluation
     run.evaluate(0, pool, utils.evaluate_synset, data, settings, synset, teacher)
     run.finish(data, pool, ipc=synset.num_slots)
+
+
+def check_bytes(args, of_one, about=False):
+    """ValueError where not even one clip of each class fits in --bytes. about: far from it, as others may take less."""
+    if of_one > args.bytes * (2 if about and args.store not in STORES else 1):
+        raise ValueError(f"--bytes {args.bytes}: one clip of each class takes {of_one:,} bytes in the store "
+                         f"{args.store}: give as many, or a store that takes fewer")
 
 
 def read_weights(path, model, spec, flag="--pretrained_path ", way_out="give the network.safetensors of a run with "

@@ -11,22 +11,15 @@ import argparse
 import sys
 from math import prod
 from pathlib import Path
-from statistics import mean, stdev
 
 import utils
 from distill_utils import args as flags
 from distill_utils import augment, fair
-from distill_utils.coreset import most_that_fit
 from distill_utils.files import read_summed
-from distill_utils.labels import RECIPES, check_recipe
-from distill_utils.run import Run, data_digest
-from distill_utils.seeds import make_generator
-from distill_utils.storage import as_stored, build, file_bytes, save_synset, storage_bytes
-from distill_utils.synset import VideoSet, check_classes, fit, is_ours, load_published, load_synset
-
-# of the header of a set that is stored anew
-KEPT = ("method", "dataset", "clips", "seed", "protocol", "iteration", "recipe", "labelled", "teacher", "syn_lr",
-        "dm_networks", "dm_kernel", "dm_n_real")
+from distill_utils.labels import check_recipe
+from distill_utils.run import ABOUT_LOSS, Run, data_digest
+from distill_utils.storage import STORES, as_stored, file_bytes, save_synset, storage_bytes
+from distill_utils.synset import check_classes, fit, is_ours, load_published, load_synset
 
 
 def main():
@@ -49,9 +42,9 @@ def main():
     group = parser.add_argument_group("fair comparison")
     group.add_argument("--fair", type=flags.store, nargs="?", const=True, metavar="STORE", help="score random clips "
                        "with labels of the same kind too, as many as the set has and as many as fit in its bytes in "
-                       "STORE (if not given, in the set's own), and the set with class labels and under augmentation: "
-                       "the measures IOR, LRS and ARS (docs/results.md)")
-    group.add_argument("--full", metavar="FILE", help="result.json of --train_on full, which HLR and LRS need")
+                       "STORE (if not given, in the set's own, or h264:36 where that is not coded), and all with and "
+                       "without DSA: the measures IOR and ARS and, with --full, HLR and LRS (docs/results.md)")
+    flags.may_change(group.add_argument("--full", metavar="FILE", help="result.json of --train_on full"))
     group.add_argument("--teacher", type=flags.positive, metavar="N", help="where the set has soft labels: so many "
                        "experts label the random clips; if not given, as many as labelled the set, or 5")
     flags.add_buffer_arg(group)
@@ -79,10 +72,13 @@ def main():
         header, again, method, source = {}, False, "full", "all"
     check_rate(parser, args, header)
     kind = synset.label_kind if args.synset else "class"
+    for flag in ("teacher", "buffer_path"):
+        if kind == "class" and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} {getattr(args, flag)} changes nothing, as this set has class labels: leave it out")
     recipe = flags.recipe_of(args, kind, header.get("recipe") and check_recipe(header["recipe"]))
 
     # run, data
-    source += f"_{args.restore.replace(':', '-')}" if args.restore else ""
+    source += (f"_{args.restore.replace(':', '-')}" if args.restore else "") + ("_fair" if args.fair else "")
     run = Run(parser, args, method, f"{method}_{source}_{flags.data_label(args)}_{pool[0]}_seed{args.seed}",
               folder="score" if again else None, recipe=recipe)      # so that no score can replace the set it scores
     data = utils.get_dataset(**flags.data_settings(args))
@@ -91,7 +87,10 @@ def main():
         raise ValueError(f"{args.synset} was made of other clips than those that --holdout {args.holdout:g} leaves for "
                          "training, and may have seen those that are held back: make it with the same --holdout, or "
                          "leave it out")
-    full = read_full(args, pool[0], data) if args.full else None
+    if args.fair and synset.num_slots > data.train.clips_of_each:
+        raise ValueError(f"--fair needs as many random clips of each class as the set has, {synset.num_slots}, and "
+                         f"there are {data.train.clips_of_each}: leave it out")
+    full = read_full(args, pool[0], data) if args.full else {}
     teacher = None
     if args.fair and kind != "class":
         teacher = flags.teacher_of(argparse.Namespace(**vars(args) | {
@@ -99,105 +98,71 @@ def main():
     run.resume(data, teacher=teacher)
 
     # evaluation
-    original = synset if args.synset else None
-    if args.restore:
-        synset = as_stored(original, args.restore, spec)
-    train_on = fit(synset, spec).to(run.device) if args.synset else data.train
     settings = flags.eval_settings(args, run.device, recipe, header.get("syn_lr"))
-    run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
     if not args.synset:
+        run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=data.train)
         run.finish(data, pool, ipc=None, synset=None, storage_bytes=4 * len(data.train) * prod(spec.shape))
         return
+    stored = as_stored(synset, args.restore, spec) if args.restore else synset
+    train_on = fit(stored, spec).to(run.device)
+    run.evaluate(0, pool, utils.evaluate_synset, data, settings, train_on=train_on)
 
     # result
     about = {"ipc": synset.num_slots, "labels": header.get("labelled", kind), "teacher": header.get("teacher"),
-             **{key: header.get(key) for key in ("dm_networks", "dm_kernel", "dm_n_real")},
-             "form": getattr(synset, "form", None)}
+             **{key: header.get(key) for key in ABOUT_LOSS}, "form": getattr(synset, "form", None)}
     if args.restore:
         path = run.folder / "synset.safetensors"
-        save_synset(path, original, spec, args.restore, **{key: header[key] for key in KEPT if key in header})
-        about |= {"restored": args.synset, "storage_bytes": file_bytes(path)}
+        save_synset(path, synset, spec, args.restore, **{
+            key: header[key] for key in header.keys() - {"store", "through_store"}})
+        about |= {"restored": args.synset, "through_store": None, "storage_bytes": file_bytes(path)}
     else:       # scored as its file holds it: the same seed gives what its run reported
         about |= {"synset": args.synset, "scored_again": again and ours, "store": header["store"],
                   "storage_bytes": file_bytes(args.synset) if ours else storage_bytes(synset)}
     if args.fair:
-        store = args.restore or header["store"] if args.fair is True else args.fair
-        about["fair"] = compare(args, run, data, train_on, pool[0], settings, teacher, store, about["storage_bytes"],
-                                full)
+        about["fair"] = compare(args, run, data, train_on, pool[0], settings, teacher, about["storage_bytes"],
+                                store_of_clips(args, header), full)
     run.finish(data, pool, **about)
 
 
-def compare(args, run, data, synset, network, settings, teacher, store, limit, full):
-    """What fair.py measures of a set that was scored: a dict. Random clips are drawn anew for each network. store,
-    limit: where clips are to fit in as many bytes. full: the accuracy of all real clips, or None."""
-    spec, kind, numbers = data.spec, synset.label_kind, range(args.num_eval)
+def compare(args, run, data, synset, network, settings, teacher, limit, store, full):
+    """The measures of fair.py, of a set that was scored. full: the result of all real clips, or {}."""
+    def score(number, train_on, settings):
+        return run.network_scores(number, train_on, data, network, utils.evaluate_synset, settings)["top1"]
 
-    def scores(train_on, settings):
-        """Of each network. train_on(number) -> what it is trained on."""
-        return [run.network_scores(number, train_on(number), data, network, utils.evaluate_synset, settings)["top1"]
-                for number in numbers]
-
-    def random_clips(number, n, store="float32"):
-        clips = VideoSet(spec.num_classes, n, spec.shape, label_kind=kind)
-        clips.encode(data.train.random_clips(n, make_generator(run.derive("fair", number))))
-        clips = as_stored(clips, store, spec).to(run.device)
-        if teacher:
-            teacher.label(clips)
-        return clips
-
-    def fitting(number):
-        return most_that_fit(lambda n: storage_bytes(random_clips(number, n), store, spec), limit, most)
-
-    # as many clips, as networks are trained, and with DSA where that is without, or the other way round
-    dsa, parts = flags.dsa_of(args), [part for part in augment.STRATEGY.split("_") if spec.flip or part != "flip"]
-    twin = augment.parse("none" if dsa.parts else "_".join(parts), args.dsa_param)
+    dsa, parts = flags.dsa_of(args), [part for part in augment.STRATEGY.split("_") if data.spec.flip or part != "flip"]
+    class_recipe = flags.recipe_of(argparse.Namespace(**vars(args) | {"loss": None, "temperature": None}))
     own = [r["top1"] for r in run.history if r["network"] == network]
-    own_twin = scores(lambda number: synset, settings | {"dsa": twin})
-    random, random_twin = (scores(lambda number: random_clips(number, synset.num_slots), settings | {"dsa": way})
-                           for way in (dsa, twin))
-    found = {"top1_random": mean(random), **spread("ior", own, random),
-             "ars": fair.augmentation_robust_score(mean(own) - mean(random), mean(own_twin) - mean(random_twin))}
-
-    # as many bytes
-    most = min((data.train.labels == k).sum().item() for k in range(spec.num_classes))
-    fit_in = [fitting(number) for number in numbers]
-    found |= {"store": store, "random_clips_in_bytes": mean(fit_in)}
-    if min(fit_in):
-        random = scores(lambda number: random_clips(number, fit_in[number], store), settings)
-        found |= {"top1_random_bytes": mean(random), **spread("ior_bytes", own, random)}
-    else:
+    found = fair.compare(run, data, synset, own, score, settings, augment.parse(
+        "none" if dsa.parts else "_".join(parts), args.dsa_param), class_recipe, teacher, store, limit)
+    if "ior_bytes" not in found:
         print(f"note: not one random clip of each class fits in {limit:,} bytes in the store {store}, so IOR at equal "
               "bytes is not known", file=sys.stderr)
-
-    # class labels, as they are usually trained on
-    hard = own
-    if kind != "class":
-        bare = build(type(synset), {key: value for key, value in synset.arguments.items() if key != "label_kind"},
-                     {key: value for key, value in synset.state_dict().items() if key != "labels"})
-        hard = scores(lambda number: bare, settings | RECIPES["class"]._replace(
-            epochs=settings["epochs"])._asdict())
-    found["top1_class_labels"] = mean(hard)
-    if full is not None:
-        hlr = fair.hard_label_recovery(full, mean(hard))
-        found |= {"top1_full": full, "hlr": hlr, "lrs": fair.label_robust_score(found["ior"], hlr)}
-    return found
+    if not full:
+        print("note: HLR and LRS need --full, the result.json of evaluate.py --train_on full", file=sys.stderr)
+        return found
+    hlr = full["top1_mean"] - found["top1_class_labels"]
+    if hlr < 0:
+        print(f"note: the networks of --full {args.full}, trained for {full.get('epochs')} epochs on all real clips, "
+              "score below those of this set: train them longer, or HLR and LRS mean nothing", file=sys.stderr)
+    return found | {"hlr": hlr, "lrs": fair.robust_score((found["ior"] - hlr) / 2), "full": {
+        key: full.get(key) for key in ("top1_mean", "epochs", "optim_net", "lr_net", "num_networks")}}
 
 
-def spread(name, own, random):
-    """IOR over networks: mean and standard deviation."""
-    gains = [fair.improvement_over_random(mine, theirs) for mine, theirs in zip(own, random, strict=True)]
-    return {name: mean(gains), f"{name}_std": stdev(gains) if len(gains) > 1 else 0.0}
+def store_of_clips(args, header):
+    """In which random clips are to fit in the bytes of the set: its own, where that codes pixels."""
+    own = args.restore or header["store"]
+    return args.fair if args.fair is not True else own if own not in STORES else "h264:36"
 
 
 def read_full(args, network, data):
-    """The accuracy of --full. ValueError unless it is of all these real clips, and of this network."""
+    """The result of --full. ValueError unless it is of all these real clips, and of this network."""
     result, wanted = read_summed(args.full), {"method": "full", "network": network, "protocol": args.protocol,
                                               "data": data_digest(data), "dsa": args.dsa_strategy}
     for key, value in wanted.items():
         if result.get(key) != value:
             raise ValueError(f"--full {args.full}: its {key} is {result.get(key)}, and not {value}: give the "
                              "result.json of evaluate.py --train_on full with the same data set, network and protocol")
-    return result["top1_mean"]
+    return result
 
 
 def check_flags(parser, args, ours):
@@ -205,8 +170,9 @@ def check_flags(parser, args, ours):
     if args.store != parser.get_default("store"):
         parser.error(f"--store {args.store} is of a set that is made: real clips have none, and a set is scored as its "
                      "file holds it: give --restore, to store it anew")
-    for flag, needed in (("restore", "synset"), ("fair", "synset"), ("full", "fair"), ("teacher", "fair")):
-        if getattr(args, flag) and not getattr(args, needed):
+    for flag, needed in (("restore", "synset"), ("fair", "synset"), ("full", "fair"), ("teacher", "fair"),
+                         ("buffer_path", "fair")):
+        if getattr(args, flag) != parser.get_default(flag) and not getattr(args, needed):
             parser.error(f"--{flag} changes nothing without --{needed}: give that too, or leave it out")
     if args.model_eval and args.eval_mode != parser.get_default("eval_mode"):
         parser.error(f"--eval_mode {args.eval_mode} and --model_eval both name the networks: give one of them")
@@ -228,15 +194,16 @@ def check_rate(parser, args, header):
 
 def load_fitting(path, spec):
     """A set and its header. Raises ValueError unless it has the classes and the shape of the data set."""
-    synset, header = load_synset(path)
-    if header.get("method") is None:
-        raise ValueError(f"the header of {path} names no method: give the synset.safetensors of a run")
-    check_classes(path, header, spec)
-    try:
-        fit(synset, spec)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return synset, header
+    def check(empty, header):
+        if header.get("method") is None:
+            raise ValueError(f"the header of {path} names no method: give the synset.safetensors of a run")
+        check_classes(path, header, spec)
+        try:
+            fit(empty, spec)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    return load_synset(path, check)
 
 
 if __name__ == "__main__":

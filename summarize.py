@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from distill_utils.args import Parser, cli
+from distill_utils.codecs import CODECS
 from distill_utils.dataset import dataset_label
 from distill_utils.files import is_whole, replacing
 from distill_utils.synset import SETS
@@ -24,6 +25,7 @@ ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "
 # what a row's title says of labels that are no class numbers, whatever the method's default: they need a row of random
 # clips with labels of the same kind beside them
 LABELS = {"teacher": ", a teacher's labels", "learned": ", learned labels"}
+CODED = tuple(f" {name}" for name in CODECS)        # of which a title tells that each seed has other bytes
 # of entries that rows are sorted and titled by
 TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None))}
 
@@ -118,7 +120,9 @@ def title(r):
     name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
     name += LABELS.get(r.get("labels"), "")
     name += ", scored again" if r.get("scored_again") else ""
-    name += f", {r['store']}" if r.get("store", "float32") != "float32" else ""
+    if r.get("store", "float32") != "float32":
+        how = "stored anew in" if r.get("restored") else "learned through" if r.get("through_store") else "in"
+        name += f", {how} {r['store']}"
     return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")
 
 
@@ -138,7 +142,8 @@ def table(results, merge_seeds=False):
         if merge_seeds:     # runs of the same method, clips, networks, epochs and bytes; their other cells side by side
             same, merged = (0, 1, 6, 7, 8), {}
             for line in cells:
-                of_bytes = "" if "-grown" in line[0] else line[8]       # each seed grows to another size
+                # of sets that grow or are coded each seed has another size
+                of_bytes = "" if "-grown" in line[0] or any(codec in line[0] for codec in CODED) else line[8]
                 merged.setdefault((*(line[i] for i in same[:4]), of_bytes), []).append(line)
             cells = [[column[0] if i in same and len({*column}) == 1 or not any(column) else " / ".join(column)
                       for i, column in enumerate(zip(*alike, strict=True))] for alike in merged.values()]

@@ -105,13 +105,13 @@ def part(text):
 
 
 def byte_count(text):
-    number = re.fullmatch(r"([0-9.]+)(B|kB|MB|GB)?", text)
+    number = re.fullmatch(r"([0-9.]+) *([KMG]?)B?", text.upper())
     try:
-        value = float(number[1]) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}.get(number[2], 1)
+        value = float(number[1]) * {"K": 1e3, "M": 1e6, "G": 1e9}.get(number[2], 1)
     except (TypeError, ValueError):
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes, such as 500000, 500kB or 2MB")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes, such as 500000, 500kB, 2MB or 1GB")
     return int(value)
 
 
@@ -313,8 +313,8 @@ def add_distill_args(parser, iterations, momentum):
     group.add_argument("--momentum", type=rate, default=momentum, help="momentum of SGD")
     group.add_argument("--through_store", type=positive, nargs="?", const=10, metavar="N", help="learn the set as "
                        "--store will give it back: it is seen as it is decoded, and gradients go straight through to "
-                       "it. Every N iterations (10 if no number is given) it is coded anew; in between, what coding "
-                       "changed is held")
+                       "it. Every N steps of the set (10 if no number is given) it is coded anew; in between, what "
+                       "coding changed is held")
 
 
 def add_real_args(parser, default=64, what="of each class"):
@@ -404,10 +404,14 @@ def data_identity(args):
             "classes": args.classes and ", ".join(spec_of(args).classes)}
 
 
+# flags of other files that a run starts from
+INPUTS = ("synset", "dynamic", "hal", "path_static", "pretrained_path", "full")
+
+
 def input_digests(args):
     """Digests of the other files that a run starts from, by the flag that names them; None where it is not given."""
     given = vars(args)
-    files = {flag: given.get(flag) for flag in ("synset", "dynamic", "hal", "path_static", "pretrained_path")}
+    files = {flag: given.get(flag) for flag in INPUTS}
     files["labels"] = next(filter(None, (labels_beside(files[flag]) for flag in ("synset", "path_static")
                                          if files[flag])), None)
     return {flag: file_digest(file) for flag, file in files.items()}

@@ -475,6 +475,11 @@ class Clips:
         bytes travel there, not the floats."""
         return normalise(self.read(*self.sample_frames(indices, generator, segment), device), self.spec)
 
+    @property
+    def clips_of_each(self):
+        """How many clips the smallest class has."""
+        return int(torch.bincount(self.labels, minlength=self.spec.num_classes).min())
+
     def check_count(self, n):
         """Raises ValueError where a class has fewer than n clips."""
         count, fewest = torch.bincount(self.labels, minlength=self.spec.num_classes).min(0)

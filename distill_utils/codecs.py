@@ -155,10 +155,12 @@ def decode_picture(coded, shape, kind):
     count, height, width, channels = shape
     try:
         with Image.open(io.BytesIO(coded), formats=(kind,)) as picture:
-            if picture.size != (width, count * height):
-                raise ValueError(f"it is {picture.size[0]}x{picture.size[1]}")
+            if picture.size != (width, count * height) or getattr(picture, "n_frames", 1) != 1:
+                raise ValueError(f"it is {picture.size[0]}x{picture.size[1]}, {getattr(picture, 'n_frames', 1)} frames")
             return np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(shape)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise ValueError(f"it is no {kind}, or damaged") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error) or type(error).__name__) from None
 
 

@@ -67,15 +67,20 @@ def _checked(features, n):
 
 
 def most_that_fit(bytes_of, limit, most):
-    """The largest n of 1..most with bytes_of(n) <= limit, or 0; bytes_of is called about 2 log2(n) times. Where bytes
-    do not grow with every n, an n that fits and whose successor does not."""
-    low, high = 0, 1
-    while high <= most and bytes_of(high) <= limit:
-        low, high = high, 2 * high
-    high = min(high, most + 1)
+    """The largest n of 1..most with bytes_of(n) <= limit, or 0: as bytes grow about evenly, after a few calls. Where
+    they do not grow with every n, an n that fits and whose successor does not."""
+    low, size, high, guess, calls = 0, 0, most + 1, 1, 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if bytes_of(middle) <= limit else (low, middle)
+        found, calls = bytes_of(guess), calls + 1
+        of_one = max((found - size) / (guess - low), found / guess / 8)      # more bytes for each clip more
+        if found <= limit:
+            low, size = guess, found
+        else:
+            high = guess
+        guess = low + int((limit - size) / max(of_one, 1e-9))
+        if calls % 4 == 0 and high <= most:     # not close yet: halve what is open
+            guess = (low + high) // 2
+        guess = min(max(guess, low + 1), high - 1)
     return low
 
 

@@ -17,8 +17,8 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from distill_utils import picture
-from distill_utils.args import STOPS, data_identity, input_digests, recipe_flags
-from distill_utils.clips import Clips, change_of, same_clips
+from distill_utils.args import INPUTS, STOPS, data_identity, input_digests, recipe_flags
+from distill_utils.clips import change_of, same_clips
 from distill_utils.dataset import DATASETS, check_older, dataset_label
 from distill_utils.device import device_name, peak_memory, precision_name, resolve_device, set_kernels
 from distill_utils.files import is_whole, remove, replacing, try_lock, unfinished, with_sum
@@ -27,7 +27,7 @@ from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
 from distill_utils.storage import as_stored, file_bytes, save_synset
-from distill_utils.synset import load_synset
+from distill_utils.synset import fit, load_synset
 from distill_utils.tensors import load_plain
 from networks import CHANGED, get_eval_pool
 
@@ -36,6 +36,10 @@ CONTENT = " (its content)"      # of the file that a flag names
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
          "preview.png", "preview.gif", "curve.png")
+
+
+# of the header of a set, and of a result: what a loss was told, where it is told it by flags of these names
+ABOUT_LOSS = ("dm_networks", "dm_kernel", "dm_n_real", "through_store")
 
 
 class Run:
@@ -74,6 +78,10 @@ class Run:
         if self.args["overwrite"] and self.args["resume"]:
             raise ValueError("--overwrite and --resume contradict each other: give one of them")
         self.folder.mkdir(parents=True, exist_ok=True)
+        for flag in INPUTS:
+            if self.args.get(flag) and Path(self.args[flag]).resolve().parent == self.folder.resolve():
+                raise ValueError(f"--{flag} {self.args[flag]} lies in the folder of this run, where it would be "
+                                 "overwritten: choose another --name")
         self.lock = try_lock(self.folder / ".lock")     # held until the process ends
         if self.lock is None:
             raise ValueError(f"another process is working on {self.folder}: wait for it, or choose another --name")
@@ -335,8 +343,8 @@ class Run:
                    f"({scores['num_networks']} networks)", file=sys.stderr)
 
     def network_scores(self, index, train_on, data, network, score, settings, share=True):
-        """The scores of one network on a set or on clips, as `evaluate` takes them. share: kept for all runs of this
-        --save_path, as several may start from one and the same set."""
+        """The scores of one network, as `evaluate` takes them. share: kept for all runs of this --save_path, as several
+        may start from one and the same set."""
         began, seed, shared = time.monotonic(), derive_seed(self.seed, "evaluation", index), None
         if share:
             shared = self._shared_score(train_on, data, network, seed, settings)
@@ -360,13 +368,9 @@ class Run:
         """The file of a score that runs of one --save_path share: named by all that the score depends on, the code
         included."""
         digest = hashlib.sha256()
-        if isinstance(train_on, Clips):
-            about = (train_on.content(),)
-        else:
-            about = (type(train_on).__name__, train_on.arguments)
-            for name, value in sorted(train_on.state_dict().items()):
-                digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        about += (data.test.content(), network, seed,
+        for name, value in sorted(train_on.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+        about = (type(train_on).__name__, train_on.arguments, data.test.content(), network, seed,
                  device_name(self.device), torch.__version__,
                  sorted((key, str(value)) for key, value in settings.items()))
         digest.update(f"{about}".encode())
@@ -406,8 +410,8 @@ class Run:
                 **self._comparison()}
 
     def _comparison(self):
-        """What DM compared in, and how."""
-        return {f"dm_{key}": self.args.get(key) for key in ("networks", "kernel", "n_real")}
+        """In what a set was compared, and how."""
+        return {name: self.args.get(name.removeprefix("dm_")) for name in ABOUT_LOSS}
 
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
@@ -444,7 +448,7 @@ class Run:
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
                 print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "
                       "learning rate is far too high", file=sys.stderr)
-            rows = picture.preview_rows(synset, data)
+            rows = picture.preview_rows(fit(synset, data.spec), data)
             marked = getattr(synset, "key_frames", None)
             marked = None if marked is None else marked[::synset.num_slots]         # of the first clip of each class
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked,

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from distill_utils.codecs import decode, encode, parse_store
+from distill_utils.device import check_memory
 from distill_utils.labels import check_recipe, check_rows
 from distill_utils.tensors import TensorFile, save_tensors
 
@@ -156,7 +157,7 @@ def file_bytes(path):
     return sum(tensor.numel() * tensor.element_size() for tensor in TensorFile(path).read_all().values())
 
 
-def save_synset(path, synset, spec, store="float32", **header):
+def save_synset(path, synset, spec, store="float32", /, **header):
     """Writes a set as one safetensors file with a JSON header; the file is replaced whole or not at all.
 
     A value that is not finite raises ValueError: a set that trains nothing must not replace one that does.
@@ -164,40 +165,54 @@ def save_synset(path, synset, spec, store="float32", **header):
     tensors = pack(synset, store, spec)
     for name, tensor in synset.state_dict().items():
         check_values(f"{path} was left as it was, because {name} of the set", tensor)
-    header = {"kind": type(synset).__name__, "arguments": synset.arguments, "classes": list(spec.classes),
-              "mean": list(spec.mean), "std": list(spec.std), "frames": spec.frames, "size": spec.size,
-              "labels": [k for k in range(synset.num_classes) for _ in range(synset.num_slots)], "store": store,
-              **header}
+    header |= {"kind": type(synset).__name__, "arguments": synset.arguments, "classes": list(spec.classes),
+               "mean": list(spec.mean), "std": list(spec.std), "frames": spec.frames, "size": spec.size,
+               "labels": [k for k in range(synset.num_classes) for _ in range(synset.num_slots)], "store": store}
     save_tensors(path, tensors, **header)
 
 
-def read_synset(path, kinds):
-    """Reads a set: (set, header). kinds: its classes by name. Raises ValueError that names the file when it is not one
-    of ours, or does not hold together: nothing in it is believed, and nothing built before it was compared."""
+def read_synset(path, kinds, check=None):
+    """Reads a set: (set, header). kinds: its classes by name. check(set without content, header): called before what is
+    coded is decoded. Raises ValueError that names the file when it is not one of ours, or does not hold together:
+    nothing in it is believed, and nothing built before it was compared."""
     if not Path(path).exists():
         raise ValueError(f"there is no synthetic set at {path}: give the synset.safetensors of a run")
-    try:
+    with _of_ours(path):
         file = TensorFile(path)
         header, tensors = check_header(file.header, kinds), file.read_all()
         kind, store = kinds[header["kind"]], header["store"]
-        check_store(tensors, store, kind.exact)
         expected = empty_checked(kind, header["arguments"], tensors)
         shapes = {name: value.shape for name, value in expected.state_dict().items()}
+        check_store(tensors, store, kind.exact, shapes)
+        check_agreement(header, expected)
+    if check:
+        check(expected, header)
+    with _of_ours(path):
+        if store not in STORES:
+            check_memory("it", sum(map(prod, shapes.values())))
         state = unpack(tensors, store, expected.num_classes, shapes)
         check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
         synset = build(kind, header["arguments"], state)
-        check_agreement(header, synset)
+        if synset.labels is not None:
+            check_rows(synset)
+    return synset, header
+
+
+@contextmanager
+def _of_ours(path):
+    """What is wrong in here is told of the file."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{path} is not a synthetic set of this program ({error}): give the synset.safetensors of a "
                          "run") from None
-    return synset, header
 
 
 def check_header(header, kinds):
     """The header of a set, every entry of which that is read was compared. ValueError for what cannot be one."""
     numbers = (int, float)
     optional = {"method": str, "dataset": str, "syn_lr": numbers, "recipe": dict, "labelled": str, "teacher": int,
-                "clips": dict, "dm_networks": str, "dm_kernel": str, "dm_n_real": int}
+                "clips": dict, "dm_networks": str, "dm_kernel": str, "dm_n_real": int, "through_store": int}
     types = {"kind": str, "arguments": dict, "classes": list, "mean": list, "std": list, "frames": int, "size": int,
              "labels": list, "store": str, **optional}
     for name, wanted in types.items():
@@ -223,23 +238,26 @@ def check_header(header, kinds):
     return header
 
 
-def check_store(tensors, store, exact):
-    """ValueError unless the tensors of a file are in the types of its store, each uint8 one with a range by channel."""
-    streams, parts = store not in STORES, (".range", ".lengths") if store not in STORES else (".range",)
-    for name, value in tensors.items():
-        coded = next((name.removesuffix(part) for part in parts if name.endswith(part)), name)
-        if name.endswith(".range"):
-            if store in ("float32", "bfloat16") or coded not in tensors or value.dtype != torch.float32 or (
-                    value.dim() != 2 or len(value) != 2 or not streams
-                    and value.shape != (2, *tensors[coded].shape[-3:-2])):
-                raise ValueError(f"its tensor {name[:80]!r} is not the range of another")
-        elif name != coded:
-            if coded not in tensors or (value.dtype, value.dim()) != (torch.int64, 1):
-                raise ValueError(f"its tensor {name[:80]!r} is not the lengths of another")
-        elif store != "float32" and not name.startswith(exact) and (
-                value.dtype != STORES.get(store, torch.uint8) or streams and value.dim() != 1
-                or store not in ("float32", "bfloat16") and any(f"{name}{part}" not in tensors for part in parts)):
-            raise ValueError(f"its tensor {name[:80]!r} is not in the store that its header names, {store}")
+def check_store(tensors, store, exact, shapes):
+    """ValueError unless the tensors of a file are in the types of its store: a rounded one comes with the range of each
+    channel, and a coded one with the lengths of its streams too. shapes: name -> that of a tensor of the set."""
+    streams, parts = store not in STORES, {}
+    for name in shapes.keys() & tensors.keys():
+        value, wanted = tensors[name], STORES.get(store, torch.uint8)
+        if name.startswith(exact) or store == "float32":
+            continue
+        if value.dtype != wanted or (streams and value.dim() != 1):
+            raise ValueError(f"its tensor {name!r} is not in the store that its header names, {store}")
+        if wanted == torch.uint8:
+            parts |= {f"{name}.range": (torch.float32, (2, shapes[name][-3])),
+                      **({f"{name}.lengths": (torch.int64, None)} if streams else {})}
+    for name in sorted({*parts, *(name for name in tensors if name.endswith((".range", ".lengths")))}):
+        kind, shape = parts.get(name, (None, None))
+        value = tensors.get(name)
+        if value is None or value.dtype != kind or (value.shape != shape if shape else value.dim() != 1) or (
+                shape and (value[0] > value[1]).any()):
+            raise ValueError(f"its tensor {name[:80]!r} is {'missing or ' * (value is None)}not the "
+                             f"{name.rpartition('.')[2]} of another in the store that its header names, {store}")
 
 
 def empty_checked(kind, arguments, tensors):
@@ -295,8 +313,6 @@ def check_agreement(header, synset):
                          "a name of its own")
     if header["labels"] != [k for k in range(classes) for _ in range(synset.num_slots)]:
         raise ValueError(f"the labels of its header are not {synset.num_slots} of each class, class by class")
-    if synset.labels is not None:
-        check_rows(synset)
     *length, channels, height, width = synset.shape
     if (height, width) != (size, size) or (length and length != [frames]):
         raise ValueError(f"its header says {frames} frames of {size} pixels, and its samples have the shape "

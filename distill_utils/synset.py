@@ -428,9 +428,10 @@ def fit(synset, spec):
                      "--dataset, --frames and --im_size that it was made with")
 
 
-def load_synset(path):
-    """Reads a set: (set, header). Raises ValueError that names the file when it is not one of ours."""
-    return storage.read_synset(path, {kind.__name__: kind for kind in SETS.values()})
+def load_synset(path, check=None):
+    """Reads a set: (set, header). Raises ValueError that names the file when it is not one of ours. check: as
+    `read_synset` takes it."""
+    return storage.read_synset(path, {kind.__name__: kind for kind in SETS.values()}, check)
 
 
 def load_static(path, spec, spc, values=None):

@@ -22,7 +22,7 @@ class Damaged(ValueError):
     """A file that does not hold what was written; the message names it."""
 
 
-def save_tensors(path, tensors, **header):
+def save_tensors(path, tensors, /, **header):
     """Writes tensors (by name) and a header that JSON can hold as one safetensors file, whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     header["sums"] = {name: check_sum(name, value) for name, value in tensors.items()}

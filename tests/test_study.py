@@ -1,5 +1,6 @@
 """The study of methods: its commands are such as the scripts take, and search and table work on tiny data."""
 import json
+import math
 import shlex
 import sys
 from types import SimpleNamespace
@@ -96,26 +97,30 @@ def test_every_run_of_a_frontier_parses_and_has_a_name_of_its_own(parse):
     assert {seed for *_, seed in seen} == {10, 11, 12}
     assert {store for script, store, _, _ in seen if script == "evaluate.py"} == set(frontier.AFTER)
     assert {store for *_, store, through, _ in seen if through} == set(frontier.THROUGH)
-    assert len(seen) == 3 * (5 * (len(frontier.COUNTS) + 1) + 2 * len(frontier.HERDED)
-                             + len(frontier.DISTILLED) * (1 + len(frontier.THROUGH) + len(frontier.AFTER)))
+    selected = sum(len(counts) for stores in frontier.SELECTED.values() for counts in stores.values())
+    assert len(seen) == 3 * (selected + len(frontier.DISTILLED) * (1 + len(frontier.THROUGH) + len(frontier.AFTER))
+                             + len(frontier.LABELLED) * (1 + len(frontier.AFTER)))
 
 
-def test_a_frontier_compares_with_the_best_random_clips_of_no_more_bytes(tmp_path, monkeypatch, capsys):
-    """On results that are made up: a random clip takes 100 bytes in av1 and 200 in other stores, and each brings 10
-    points in h264:30, 5 in others; of a distilled set the runs through h264:36 diverge."""
+def test_a_frontier_compares_with_the_best_real_clips_at_the_same_bytes(tmp_path, monkeypatch, capsys):
+    """On results that are made up: a random clip of each class takes 100 bytes in h264 and 1000 in zip; every doubling
+    brings 10 points, from 10; a teacher's labels 5 more, for 40 bytes."""
     def run_all(args, jobs):
         results = []
         for _, words in jobs:
             store = next((words[words.index(flag) + 1] for flag in ("--store", "--restore") if flag in words), "")
             clips = int(words[words.index("--ipc") + 1]) if "--ipc" in words else 1
-            seed = int(words[words.index("--seed") + 1])
-            if "random" in words and "coreset" in words[0]:
-                result = {"storage_bytes": (100 if "av1" in store else 200) * clips, "ipc": clips,
-                          "top1_mean": min(0.9, (0.1 if store == "h264:30" else 0.05) * clips + seed / 1000)}
-            elif "--through_store" in words and store == "h264:36":
+            seed, result = int(words[words.index("--seed") + 1]), {"ipc": clips}
+            if "coreset" in words[0]:
+                soft = "teacher" in words
+                result |= {"storage_bytes": (1000 if store == "zip" else 100) * clips + 40 * soft, "top1_mean": 0.1 + (
+                    0.1 * math.log2(clips)) + 0.05 * soft + seed / 1000 - 0.01 * ("herding" in words)}
+            elif "--through_store" in words and store == "h264:36" and "s2d_MTT" in words[0]:
                 result = {"diverged": "loss is not finite"}
             else:
-                result = {"storage_bytes": 650, "ipc": clips, "top1_mean": 0.5 + seed / 500, "synset": "x"}
+                frepo = "FRePo" in words[0] and "--lr_img 0 " not in f"{' '.join(words)} "
+                result |= {"storage_bytes": 30 if store == "h264:40" else 282.8427 if store == "h264:30" else 10**9,
+                           "top1_mean": (0.5 if frepo else 0.2) + seed / 500, "synset": "x"}
             results.append(result)
         return results
 
@@ -125,12 +130,26 @@ def test_a_frontier_compares_with_the_best_random_clips_of_no_more_bytes(tmp_pat
     (tmp_path / "MotionDigits").mkdir()
     frontier.main()
     out = capsys.readouterr().out
-    # of 650 bytes: 3 clips of 200 in h264:30 (30), before 6 of 100 in av1 (30): the first. 22 points more, + seed / 500
-    row, = [line for line in out.splitlines() if line.startswith("| MTT | h264:40 |")]
-    gains = [50 + seed / 5 - 30 - seed / 10 for seed in (10, 11, 12)]
-    assert row.endswith(f"| {study.plus_minus(gains)} | 3, h264:30 |")
-    assert "| MTT, through its store | h264:36 |  |  | diverged in 3 of 3 runs |" in out
+    # half-way from 2 to 4 clips: 25 points; with a teacher's labels, between 240 and 340 bytes, more
+    row, = [line for line in out.splitlines() if line.startswith("| FRePo, through its store | h264:30 |")]
+    share = math.log(282.8427 / 240) / math.log(340 / 240)
+    best = 25 + share * 10 * math.log2(1.5)
+    assert best > 25
+    gains = [50 + seed / 5 - best - seed / 10 for seed in (10, 11, 12)]
+    assert row.endswith(f"| {study.plus_minus(gains)} | random, a teacher's labels, h264:30 |")
+    assert ("| FRePo, through its store | h264:40 | 1 | 30 | 52.2 ± 0.1 | 30.0 ± 0.0 | random, labels learned by FRePo"
+            ", h264:40 |") in out
+    assert "| MTT+S2D, through its store | h264:36 |  |  | diverged in 3 of 3 runs |" in out
+    assert "more than two standard errors: 2 of 35 points\n- FRePo, through its store, h264:30: " in out
     assert (tmp_path / "MotionDigits" / "frontier.png").stat().st_size > 10_000
+
+
+def test_a_frontier_without_chosen_settings_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "CHOSEN", tmp_path)
+    monkeypatch.setattr(study, "run_all", lambda *args: pytest.fail("something was run"))
+    monkeypatch.setattr(sys, "argv", ["frontier.py", "GameClips", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no settings are chosen yet for DM_experts, FRePo, S2D-DM"):
+        frontier.main()
 
 
 @pytest.mark.parametrize("content", ["{bad", "[1]", "{}", '{"top1_mean": 0.99, "seconds": 1}'])

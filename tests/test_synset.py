@@ -310,7 +310,7 @@ def test_a_header_without_an_entry_or_with_nonsense_in_it_is_refused(tmp_path, n
     ({"classes": ["a"] * 10}, "10 classes.*a name of its own"), ({"classes": ["a", "b"]}, "lists 2 classes"),
     ({"labels": list(range(9))}, "labels of its header"), ({"labels": list(range(9, -1, -1))}, "labels of its header"),
     ({"frames": 16}, "says 16 frames"), ({"size": 64}, "of 64 pixels"), ({"mean": [0.5]}, "one mean and std"),
-    ({"arguments": COUNTS | {"num_classes": 5}}, r"videos is torch.float32 \(10, 8, 3, 32, 32\), .*\(5, 8, "),
+    ({"arguments": COUNTS | {"num_classes": 5}}, "its header lists 10 classes, and its tensors are of 5"),
     ({"arguments": COUNTS | {"num_classes": 5, "ipc": 2}}, "lists 10 classes, and its tensors are of 5"),
     *[({"arguments": COUNTS | {name: value}}, f"argument '{name}' of its header is not a count")
       for name in COUNTS for value in (-1, 0, True, 10 ** 30, 1.0, [[1]], {"a": 1})],

@@ -1,11 +1,13 @@
-"""Accuracy over bytes on disk and over clips a class: random and herded clips, and sets that were distilled, each in
-several stores. Called by frontier.sh.
+"""Accuracy over bytes on disk and over clips a class: real clips that are merely selected and compressed, and sets that
+were distilled, each in several stores. Called by frontier.sh.
 
     frontier.py DATASET [--out FOLDER] [--data_path FOLDER]
 
-A distilled set is a row of methods.py with the settings that its search chose, in the same folder of runs. It is stored
-after it was learned, or learned through its store. "Over random" is the difference, seed by seed, from the best random
-clips that take no more bytes, in whichever store; the best is chosen by its mean, to the advantage of random clips.
+All rows are those of methods.py, with the settings that its search chose at one clip a class, in the same folder of
+runs. A distilled set is stored after it was learned, or learned through its store. "Over real clips" is the difference,
+seed by seed, from the best real clips at the same bytes: selected at random or by herding, with class labels, a
+teacher's or learned ones, in whichever store. Between two numbers of clips their accuracy is interpolated, on a
+logarithmic axis of bytes; the best is chosen by its mean on the test clips, to the advantage of real clips.
 """
 import argparse
 import sys
@@ -13,21 +15,25 @@ from statistics import mean
 from typing import NamedTuple
 
 import methods
+import numpy as np
 import study
 
 CLIPS = {"MotionDigits": 54, "AppearanceDigits": 54, "GameClips": 72}       # of a class, for training
-STORES = ("h264:30", "h264:36", "h264:40", "av1:50")
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-HERDED = (1, 4, 16)
-DISTILLED = ("DM_experts", "MTT", "FRePo", "S2D-MTT")
-AFTER = ("uint8", "webp:20", *STORES)
+# rows of methods.py that select real clips -> store -> clips a class; more than a data set has are all of them
+FEW, MANY = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16), (24, 32, 48, 10_000)
+SELECTED = {"random": {"zip": (1, 2, 4, 8, 16, 32, 10_000), "h264:30": (*FEW, *MANY), "h264:40": (*FEW, *MANY)},
+            "random_soft": {"h264:30": FEW, "h264:40": FEW},
+            "herding": {"zip": (1, 4, 16), "h264:36": (1, 4, 16)}}
+DISTILLED = ("DM_experts", "FRePo", "S2D-DM", "S2D-MTT")
+LABELLED = ("labels_FRePo",)        # real clips, of which only the labels are learned
+AFTER = ("uint8", "webp:20", "h264:30", "h264:36", "h264:40")
 THROUGH = ("h264:30", "h264:36", "h264:40")
 
 
 class Point(NamedTuple):
     """One place in the figure."""
+    name: str           # of a row of methods.py
     title: str
-    line: str           # of the figure
     store: str
     results: list       # of all seeds
 
@@ -47,133 +53,154 @@ class Point(NamedTuple):
     def diverged(self):
         return sum("diverged" in r for r in self.results)
 
+    @property
+    def real(self):
+        return self.name not in DISTILLED
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     study.add_args(parser, CLIPS)
-    args = parser.parse_args()
-    args.clips, args.search = 1, False          # of methods.py
-    points = [*select(args), *distil(args)]
-    if args.dry_run:
-        return
-    full, = study.run_all(args, [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))])
-    show(args, points, full)
+    args = argparse.Namespace(**vars(parser.parse_args()), clips=1, search=False)       # as methods.py has them
+    chosen = methods.read_chosen(methods.chosen_file(args))
+    names = {*SELECTED, *DISTILLED, *LABELLED}
+    if not args.dry_run and (missing := set().union(*map(methods.needs, names)) - chosen.keys()):
+        sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash sh/study/methods.sh "
+                 f"{args.dataset} 1 --search first")
+    methods.make_experts(args)
+    points = [*select(args, chosen), *distil(args, chosen)]
+    if not args.dry_run:
+        full, = study.run_all(args, [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))])
+        show(args, points, full)
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
-def select(args):
-    """Real clips, chosen at random or by herding."""
-    chosen = methods.read_chosen(methods.chosen_file(args))
-    recipe, rows = chosen.get("random", "").split(), []
-    for method, counts in (("random", (*COUNTS, CLIPS[args.dataset])), ("herding", HERDED)):
-        more = ["--train_epochs", "20"] if method == "herding" else []
-        for store in ("zip", *(STORES if method == "random" else ("h264:40",))):
-            rows += [(method, store, ["distill_coreset.py", "--method", method, *more, *recipe, "--ipc", str(clips),
-                                      "--store", store, *study.data_flags(args), *study.scored(clips)])
-                     for clips in counts]
-    jobs = [(f"{words[2]} {words[words.index('--ipc') + 1]} {store}, seed {seed}",
-             study.named(args, words, f"frontier_{method}", seed))
-            for method, store, words in rows for seed in study.SEEDS]
-    return points_of(rows, study.run_all(args, jobs), lambda method, store, _: (method, f"{method}, {store}", store))
+def select(args, chosen):
+    """Real clips, selected and compressed."""
+    rows = [(name, store, count) for name, stores in SELECTED.items() for store, counts in stores.items()
+            for count in dict.fromkeys(min(count, CLIPS[args.dataset]) for count in counts)]
+    jobs = [(f"{name} {count} {store}, seed {seed}", methods.command(
+        argparse.Namespace(**vars(args) | {"clips": count}), name, f"{chosen.get(name, '')} --store {store}", chosen,
+        seed)) for name, store, count in rows for seed in study.SEEDS]
+    return points_of([(name, methods.ROWS[name].title, store) for name, store, _ in rows], study.run_all(args, jobs))
 
 
-def distil(args):
-    """Sets of methods.py, stored after they were learned, and learned through their store."""
-    chosen = methods.read_chosen(methods.chosen_file(args))
-    if missing := [name for name in DISTILLED if not args.dry_run and methods.needs(name) - chosen.keys()]:
-        sys.exit(f"error: no settings are chosen yet for {', '.join(missing)}: run methods.sh {args.dataset} 1 "
-                 "--search")
-    methods.make_experts(args)
-
+def distil(args, chosen):
+    """Sets that are learned and stored afterwards, and sets that are learned through their store."""
     def command(name, seed, more=""):
         return methods.command(args, name, f"{chosen.get(name, '')}{more}", chosen, seed)
 
-    rows = [(name, store) for name in DISTILLED for store in ("float32", *THROUGH)]
+    rows = [(name, store) for name in (*DISTILLED, *LABELLED)
+            for store in ("float32", *(THROUGH if name in DISTILLED else ()))]
     jobs = [(f"{name} {store}, seed {seed}", command(
         name, seed, "" if store == "float32" else f" --store {store} --through_store"))
         for name, store in rows for seed in study.SEEDS]
-    learned = points_of(rows, study.run_all(args, jobs), lambda name, store: (
-        methods.ROWS[name].title + (", through its store" if store != "float32" else ""), name, store))
+    learned = points_of([(name, methods.ROWS[name].title + (", through its store" if store != "float32" else ""), store)
+                         for name, store in rows], study.run_all(args, jobs))
 
-    rows, jobs = [(name, store) for name in DISTILLED for store in AFTER], []
-    exact = {point.line: point.results for point in learned if point.store == "float32"}
+    exact = {point.name: point.results for point in learned if point.store == "float32" and not (
+        not args.dry_run and point.diverged)}
+    rows, jobs = [(name, store) for name in exact for store in AFTER], []
     for name, store in rows:
         for number, seed in enumerate(study.SEEDS):
             words = ["evaluate.py", "--restore", store, *study.data_flags(args), *study.scored(1)]
             run = command(name, seed)
-            if not args.dry_run and "diverged" in exact[name][number]:
-                sys.exit(f"error: {name} diverged: search its settings anew")
             file = "SET" if args.dry_run else exact[name][number]["synset"]
             jobs.append((f"{name} in {store}, seed {seed}", study.named(
                 args, words, f"frontier_{name}", seed, run[run.index("--name") + 1], extra=["--synset", file])))
-    return learned + points_of(rows, study.run_all(args, jobs), lambda name, store: (
-        methods.ROWS[name].title, name, store))
+    return learned + points_of([(name, methods.ROWS[name].title, store) for name, store in rows],
+                               study.run_all(args, jobs))
 
 
-def points_of(rows, results, about):
-    """A Point for each row, of the results of its seeds; about(*row) -> its title, line and store."""
+def points_of(rows, results):
+    """A Point for each row (name, title, store), of the results of its seeds."""
     n = len(study.SEEDS)
-    return [Point(*about(*row), results[i * n:i * n + n]) for i, row in enumerate(rows)]
+    return [Point(*row, results[i * n:i * n + n]) for i, row in enumerate(rows)]
 
 
 # ---- table and figure ---------------------------------------------------------------------------------------------
 
-def over_random(point, points):
-    """Percent, by seed, over the best random clips that take no more bytes; None where none do."""
-    fitting = [other for other in points if other.title == "random" and other.bytes <= point.bytes]
-    if not fitting:
+def over_real(point, points):
+    """What a point is ahead of the best real clips at its bytes: (by seed, what these are), or None where no real clips
+    take so few."""
+    lines = {}
+    for other in points:
+        if other.real:
+            lines.setdefault((other.title, other.store), []).append(other)
+    found = []
+    for (title, store), line in lines.items():
+        line.sort(key=lambda other: other.bytes)
+        sizes = [np.log(other.bytes) for other in line]
+        if point.bytes >= line[0].bytes:
+            found.append(([float(np.interp(np.log(point.bytes), sizes, [other.top1[i] for other in line]))
+                           for i in range(len(point.top1))], f"{title}, {store}"))
+    if not found:
         return None
-    best = max(fitting, key=lambda other: mean(other.top1))
-    return [mine - theirs for mine, theirs in zip(point.top1, best.top1, strict=True)], best
+    best, what = max(found, key=lambda entry: mean(entry[0]))
+    return [mine - theirs for mine, theirs in zip(point.top1, best, strict=True)], what
 
 
 def show(args, points, full):
-    print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, study.SEEDS))}, 3 networks each; all "
-          f"real clips {100 * full['top1_mean']:.1f} %**\n\n| set | store | clips a class | bytes on disk | top-1 % "
-          "| over random clips of no more bytes | which are |\n" + "| --- " * 7 + "|")
+    print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, study.SEEDS))}, 3 networks each, "
+          f"{study.STEPS} steps each; all real clips (100 epochs) {100 * full['top1_mean']:.1f} %**\n\n| set | store "
+          "| clips a class | bytes | top-1 % | over real clips at these bytes | which are |\n" + "| --- " * 7 + "|")
+    whole, ahead = [point for point in points if not point.diverged], []
     for point in points:
         if point.diverged:
             print(f"| {point.title} | {point.store} |  |  | diverged in {point.diverged} of {len(point.results)} runs "
                   "|  |  |")
             continue
-        found = over_random(point, points) if point.title != "random" else None
-        gain, best = (study.plus_minus(found[0]), f"{found[1].clips}, {found[1].store}") if found else ("", "")
+        gain, what = ("", "") if point.real else over_real(point, whole) or ("", "none takes so few")
+        if gain and mean(gain) > 2 * study.standard_error(gain):
+            ahead.append(f"{point.title}, {point.store}: {study.plus_minus(gain)}")
         print(f"| {point.title} | {point.store} | {point.clips} | {point.bytes:,.0f} | {study.plus_minus(point.top1)} "
-              f"| {gain} | {best} |")
-    points = [point for point in points if not point.diverged]
-    study.save_table(args, "frontier", [r for point in points for r in point.results])
+              f"| {study.plus_minus(gain) if gain else ''} | {what} |")
+    tried = sum(not point.real for point in whole)
+    print(f"\nAhead of real clips at the same bytes by more than two standard errors: {len(ahead)} of {tried} points"
+          + "".join(f"\n- {line}" for line in ahead))
+    study.save_table(args, "frontier", [r for point in whole for r in point.results])
     file = study.out_folder(args) / args.dataset / "frontier.png"
-    draw(file, args.dataset, points, full)
+    draw(file, f"{args.dataset}: ahead of real clips at {len(ahead)} of {tried} points of distilled sets", whole, full)
     print(f"figure: {file}", file=sys.stderr)
 
 
-def draw(path, dataset, points, full):
+def draw(path, title, points, full):
     """Top-1 over bytes (left) and over clips a class (right), with standard errors over seeds."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(12, 5), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    markers, lines = dict(zip(DISTILLED, "osDP", strict=True)), list(dict.fromkeys(point.line for point in points))
-    for line, title in dict.fromkeys((point.line, point.title) for point in points):
-        some = [point for point in points if (point.line, point.title) == (line, title)]
-        distilled = line in markers
+    figure = Figure(figsize=(13, 5.5), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    markers, lines = dict(zip(DISTILLED, "osDP", strict=True)), {}
+    for point in points:        # of real clips one line for each store
+        lines.setdefault((point.name, point.title, point.store if point.real else ""), []).append(point)
+    colours = dict.fromkeys((name, store) for name, _, store in lines)
+    for number, key in enumerate(colours):
+        colours[key] = colormaps["tab20"](2 * number % 20 + number // 10)
+    for (name, label, store), line in lines.items():
         for axes, x_of in ((left, lambda point: point.bytes), (right, lambda point: point.clips)):
             x, y, error = zip(*sorted((x_of(point), mean(point.top1), study.standard_error(point.top1))
-                                      for point in some), strict=True)
-            axes.errorbar(x, y, error, marker=markers.get(line, "."), linestyle="" if distilled else "-", linewidth=1,
-                          markersize=6, capsize=2, label=title if distilled else line, alpha=1 if distilled else 0.6,
-                          color=f"C{lines.index(line) % 10}", markerfacecolor="none" if "through" in title else None)
+                                      for point in line), strict=True)
+            axes.errorbar(x, y, error, marker=markers.get(name, "."), linestyle="-" if store else "", linewidth=1,
+                          markersize=5, capsize=2, label=f"{label}, {store}" if store else label,
+                          color=colours[name, store], alpha=0.7 if store else 1,
+                          markerfacecolor="none" if "through" in label else None)
+        for point in () if store else line:
+            left.annotate(point.store, (point.bytes, mean(point.top1)), xytext=(3, 3), textcoords="offset points",
+                          fontsize=5)
+    largest = max((point for point in points if point.name == "random"), key=lambda point: point.clips).clips
+    for point in points:        # the whole training split, in each store
+        if point.name == "random" and point.clips == largest:
+            left.axvline(point.bytes, color="grey", linewidth=0.8)
+            left.annotate(f"all clips, {point.store}", (point.bytes, 0.02), rotation=90, fontsize=7, ha="right",
+                          xycoords=("data", "axes fraction"))
     for axes in (left, right):
         axes.axhline(100 * full["top1_mean"], color="grey", linewidth=0.8, linestyle=":")
         axes.grid(alpha=0.25)
         axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
-    for point in points:        # the whole training split, in each store
-        if point.title == "random" and point.clips == CLIPS[dataset]:
-            left.axvline(point.bytes, color="grey", linewidth=0.8)
-            left.annotate(f"all clips, {point.store}", (point.bytes, 0.02), rotation=90, fontsize=7, ha="right",
-                          xycoords=("data", "axes fraction"))
-    left.set(xlabel="bytes on disk", ylabel="top-1 on real test clips (%)", title=dataset)
+    left.set(xlabel="bytes of the set (without the header of its file)", ylabel="top-1 on real test clips (%)",
+             title=title)
     right.set(xlabel="clips a class", title="dotted: all real clips")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
     figure.savefig(path)
