@@ -1,6 +1,7 @@
 """Sets at honest bytes: learned through their store, chosen by bytes, stored anew, and compared with random clips."""
 import json
 import sys
+from contextlib import contextmanager
 from math import e, exp
 
 import pytest
@@ -12,8 +13,10 @@ import summarize
 import utils
 from distill_utils import fair, storage
 from distill_utils.coreset import most_that_fit
+from distill_utils.files import with_sum
 from distill_utils.storage import ThroughStore, as_stored, file_bytes
 from distill_utils.synset import SETS, all_pairs, load_synset
+from distill_utils.tensors import TensorFile, save_tensors
 from runs import LOSSES, break_off, content
 
 SPEC = utils.get_spec("MotionDigits", 4, 16)
@@ -103,6 +106,34 @@ def test_a_run_through_its_store_that_broke_off_ends_like_an_undisturbed_one(los
     assert content(script((loss, "pixels"), "after", **flags))[0] != content(whole)[0]
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("labels", ["usual", "teacher"])
+def test_all_that_is_made_of_a_set_while_it_is_learned_is_made_of_it_as_stored(loss, labels, script, monkeypatch):
+    inside, learned, seen = [], set(), []
+    call, render = ThroughStore.__call__, SETS["pixels"].render
+
+    @contextmanager
+    def tracked(self, step):
+        if not learned:
+            seen.clear()        # what was made of the start
+        learned.add(id(self.synset))
+        with call(self, step):
+            inside.append(step)
+            yield
+            inside.pop()
+
+    def rendered(self, *args, **kwargs):
+        seen.append((id(self), bool(inside)))
+        return render(self, *args, **kwargs)
+
+    monkeypatch.setattr(ThroughStore, "__call__", tracked)
+    monkeypatch.setattr(SETS["pixels"], "render", rendered)
+    soft = {"labels": "teacher", "teacher": 2} if labels == "teacher" else {}
+    script((loss, "pixels"), "x", store="jpeg:30", through_store=1, Iteration=2, eval_it=9, **soft)
+    synset, = learned
+    assert {through for who, through in seen if who == synset} == {True}
+
+
 def test_key_frames_that_are_added_are_seen_as_stored_too(script):
     folder = script(("DM", "keyframes"), "x", "--grow", "--through_store", store="jpeg:50", Iteration=8)
     synset, _ = load_synset(folder / "synset.safetensors")
@@ -160,7 +191,15 @@ def test_bytes_that_cannot_be_meant(flags, said, script):
         script("herding", "x", "--method", "random", **flags)
 
 
-@pytest.mark.parametrize("text,wanted", [("500", 500), ("1.5kB", 1500), ("2MB", 2_000_000), ("1GB", 10**9), ("7B", 7)])
+def test_bytes_that_hold_no_clip_leave_the_run_that_was_to_be_overwritten(script, tmp_path):
+    folder = script("herding", "x", "--method", "random").parent.parent / "random" / "x"
+    before = (folder / "synset.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="one clip of each class takes"):
+        script("herding", "x", "--method", "random", "--overwrite", bytes=100)
+    assert (folder / "synset.safetensors").read_bytes() == before and (folder / "result.json").is_file()
+
+
+@pytest.mark.parametrize("text,wanted", [("500", 500), ("2 mb", 2_000_000), ("1.5kB", 1500), ("1GB", 10**9), ("7B", 7)])
 def test_numbers_of_bytes(text, wanted, parse):
     assert parse(distill_coreset, ["--bytes", text]).bytes == wanted
 
@@ -193,6 +232,31 @@ def test_a_set_that_is_stored_anew(pair, script, tmp_path):
     assert again["loss_mean"] == result["loss_mean"] and again["store"] == "h264:40"
     table = summarize.table([result, again])
     assert ", stored anew in h264:40 |" in table and ", scored again, in h264:40 |" in table
+
+
+def test_still_images_that_are_stored_anew_are_shown_and_scored_as_clips(script):
+    path = script("DC", "first", Iteration=1) / "synset.safetensors"
+    folder = script("score", "anew", synset=path, restore="webp:30")
+    folder = folder.parent.parent / "static" / "anew"
+    assert result_of(folder)["store"] == "webp:30" and (folder / "preview.gif").stat().st_size > 1000
+
+
+def test_a_file_that_its_own_run_would_overwrite_is_refused(script):
+    path = script("DM", "first", Iteration=1) / "synset.safetensors"
+    anew = script("score", "anew", synset=path, restore="zip") / "synset.safetensors"
+    before = anew.read_bytes()
+    for switches in ([], ["--overwrite"], ["--resume"]):
+        with pytest.raises(ValueError, match="--synset .* lies in the folder of this run, where it would be over"):
+            script("score", "anew", *switches, synset=anew, restore="jpeg:5")
+    assert anew.read_bytes() == before
+
+
+def test_a_header_of_anything_is_handed_on(script, tmp_path):
+    path = script("DM", "first", Iteration=1) / "synset.safetensors"
+    file = TensorFile(path)
+    save_tensors(tmp_path / "odd.safetensors", file.read_all(), **file.header, path="x", synset=1, spec=[], tensors="y")
+    folder = script("score", "anew", synset=tmp_path / "odd.safetensors", restore="zip")
+    assert TensorFile(folder / "synset.safetensors").header["spec"] == []
 
 
 def test_a_set_that_is_stored_anew_goes_on(script, tmp_path, monkeypatch):
@@ -289,6 +353,24 @@ def test_flags_that_would_change_nothing(flags, said, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         evaluate.main()
     assert said in capsys.readouterr().err
+
+
+def test_more_clips_than_there_are_random_ones(script):
+    path = script(("DM", "still"), "x", "--init", "noise", Iteration=1, ipc=5) / "synset.safetensors"
+    with pytest.raises(ValueError, match="--fair needs as many random clips of each class as the set has, 5, and there "
+                                         "are 4: leave it out"):
+        script("score", "fair", "--fair", synset=path)
+
+
+def test_a_full_result_below_the_set_is_told(script, capsys):
+    path = script("DM", "first", Iteration=1) / "synset.safetensors"
+    full = script("score", "full", "--train_on", "full")
+    full = full.parent.parent / "full" / "full" / "result.json"
+    content = json.loads(full.read_text())
+    del content["sum"]
+    full.write_text(json.dumps(with_sum(content | {"top1_mean": 0.0})))
+    script("score", "fair", "--fair", synset=path, full=full)
+    assert "score below those of this set: train them longer" in capsys.readouterr().err
 
 
 def test_a_full_result_of_something_else_is_refused(script, tmp_path):

@@ -13,6 +13,7 @@ from distill_utils import codecs
 from distill_utils.storage import as_stored, file_bytes, pack, save_synset, storage_bytes
 from distill_utils.synset import SETS, KeyFrameSet, all_pairs, load_synset
 from distill_utils.tensors import TensorFile, save_tensors
+from evaluate import load_fitting
 
 LOSSY = ("jpeg:90", "webp:90", "h264:18", "h265:18", "av1:20")
 
@@ -160,6 +161,49 @@ def test_a_file_that_does_not_hold_together_is_refused(name, change, tmp_path):
     save_tensors(tmp_path / "x.safetensors", tensors, **header)
     with pytest.raises(ValueError, match="is not a synthetic set of this program"):
         load_synset(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("store", ["h264:30", "jpeg:50", "uint8"])
+@pytest.mark.parametrize("extra", [
+    {"videos.range": torch.zeros(2, 5)}, {"videos.range": torch.zeros(2, 0)},
+    {"videos.range": torch.tensor([[1.0] * 3, [0.0] * 3])}, {"videos.range.range": torch.zeros(2, 3)},
+    {"videos.lengths.range": torch.zeros(2, 3)}, {"foo": torch.zeros(3), "foo.range": torch.zeros(2, 3)},
+    {"foo": torch.zeros(3), "foo.lengths": torch.zeros(1, dtype=torch.int64)}])
+def test_a_forged_file_is_named(store, extra, tmp_path):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    save_synset(tmp_path / "x.safetensors", SETS["pixels"](10, 1, spec.shape), spec, store)
+    file = TensorFile(tmp_path / "x.safetensors")
+    save_tensors(tmp_path / "x.safetensors", file.read_all() | extra, **file.header)
+    with pytest.raises(ValueError, match="x.safetensors is not a synthetic set of this program .its tensor '"):
+        load_synset(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("change,said", [
+    ({"size": 32}, "says 4 frames of 32 pixels"), ({"frames": 5}, "says 5 frames"),
+    ({"classes": ["a"]}, "lists 1 classes")])
+def test_a_header_that_contradicts_itself_is_refused_before_anything_is_decoded(change, said, tmp_path, monkeypatch):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    save_synset(tmp_path / "x.safetensors", SETS["pixels"](10, 1, spec.shape), spec, "h264:30")
+    file = TensorFile(tmp_path / "x.safetensors")
+    save_tensors(tmp_path / "x.safetensors", file.read_all(), **file.header | change)
+    monkeypatch.setattr("distill_utils.storage.decode", lambda *args: pytest.fail("something was decoded"))
+    with pytest.raises(ValueError, match=said):
+        load_synset(tmp_path / "x.safetensors")
+
+
+def test_a_set_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    spec = utils.get_spec("MotionDigits", 4, 48)
+    save_synset(tmp_path / "x.safetensors", SETS["pixels"](10, 1, spec.shape), spec, "h264:30", method="DM")
+    monkeypatch.setattr("distill_utils.storage.decode", lambda *args: pytest.fail("something was decoded"))
+    with pytest.raises(ValueError, match="the set holds samples of shape"):
+        load_fitting(tmp_path / "x.safetensors", utils.get_spec("MotionDigits", 4, 16))
+
+
+def test_a_picture_of_several_frames_is_refused():
+    frames, file = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 90)], io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="it is 8x8, 2 frames"):
+        codecs.CODECS["webp"].decode(file.getvalue(), (1, 8, 8, 3))
 
 
 def test_values_that_are_not_finite_are_not_stored(tmp_path):
