@@ -109,7 +109,7 @@ def test_a_run_through_its_store_that_broke_off_ends_like_an_undisturbed_one(los
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("labels", ["usual", "teacher"])
 def test_all_that_is_made_of_a_set_while_it_is_learned_is_made_of_it_as_stored(loss, labels, script, monkeypatch):
-    inside, learned, seen = [], set(), []
+    inside, steps, learned, seen = [], set(), set(), []
     call, render = ThroughStore.__call__, SETS["pixels"].render
 
     @contextmanager
@@ -119,6 +119,7 @@ def test_all_that_is_made_of_a_set_while_it_is_learned_is_made_of_it_as_stored(l
         learned.add(id(self.synset))
         with call(self, step):
             inside.append(step)
+            steps.add(step)
             yield
             inside.pop()
 
@@ -132,6 +133,7 @@ def test_all_that_is_made_of_a_set_while_it_is_learned_is_made_of_it_as_stored(l
     script((loss, "pixels"), "x", store="jpeg:30", through_store=1, Iteration=2, eval_it=9, **soft)
     synset, = learned
     assert {through for who, through in seen if who == synset} == {True}
+    assert steps == set(range(4 if loss == "DC" else 2))        # DC takes two steps of the set in an iteration
 
 
 def test_key_frames_that_are_added_are_seen_as_stored_too(script):
