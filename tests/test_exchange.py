@@ -1,6 +1,7 @@
 """Ways out and in: what is exported comes back, and is read by others; what is not ours is compared first."""
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 import export
 import utils
+from conftest import ROOT
 from distill_utils.exchange import WAYS
 from distill_utils.storage import save_synset
 from distill_utils.synset import SETS, load_synset
@@ -181,3 +183,26 @@ def test_values_beyond_black_and_white_are_told(saved, tmp_path, monkeypatch, ca
     save_synset(path, synset, SPEC, method="DM")
     run(monkeypatch, path, "--to", "frames", "--out", tmp_path / "out")
     assert "note: 5 % of the values are darker than black or brighter" in capsys.readouterr().err
+
+
+BLOCKS = dict(re.findall(r"```python\n# (\w+)\n(.*?)```", (ROOT / "docs" / "using.md").read_text(), re.DOTALL))
+
+
+@pytest.mark.parametrize("form", ["safetensors", *WAYS])
+def test_a_network_is_trained_in_a_few_lines_of_plain_pytorch(form, saved, tmp_path, monkeypatch):
+    """As docs/using.md shows it."""
+    assert BLOCKS.keys() == {"safetensors", "train", *WAYS}
+    path = saved()
+    path.rename(tmp_path / "synset.safetensors")
+    monkeypatch.chdir(tmp_path)
+    if form == "hf":
+        datasets = pytest.importorskip("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    if form != "safetensors":
+        run(monkeypatch, "synset.safetensors", "--to", form, "--out", form)
+    scope = {}
+    torch.manual_seed(0)
+    exec(BLOCKS[form] + BLOCKS["train"].replace("range(300)", "range(40)"), scope)
+    assert scope["clips"].shape == (20, *SPEC.shape) and sorted(scope["labels"].tolist()) == sorted([*range(10)] * 2)
+    hits = scope["network"](scope["clips"].transpose(1, 2)).argmax(1) == scope["labels"]
+    assert hits.float().mean() > 0.3
