@@ -45,12 +45,12 @@ def to_uint8(clips, mean, std):
     return np.moveaxis(((clips * std + mean).clip(0, 1) * 255).round().astype(np.uint8), 2, -1)
 
 
-def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None):
+def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None, caption=""):
     """Draw a PNG with one row per clip: at most `frames` evenly spaced frames, distilled ones left, real ones right.
 
     Frames are numbered from 1. marked: bool (rows, T), which distilled frames are framed: its key frames. scale: tile
     pixels per clip pixel. By default small clips are enlarged to about 64 pixels a tile and large ones shrunk to 112,
-    or to less where the sheet would be higher than 16,000 pixels.
+    or to less where the sheet would be higher than 16,000 pixels. caption: what stands below.
     """
     sides, (width, height) = _tiles(rows, mean, std, min(112, 15_900 // max(1, len(rows)) - GAP), scale)
     title, text, small = (ImageFont.load_default(size) for size in (12 + height // 12, 10 + height // 14, 11))
@@ -66,8 +66,8 @@ def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None):
     for y, label in zip(ys, labels, strict=True):
         draw.text((left - MARGIN, y + height // 2), label, INK, text, anchor="rm", align="right", spacing=2)
     for name, strips in sides.items():
-        caption = f"{name} (framed: key frames)" if marked is not None and name == "distilled" else name
-        draw.text((left, ys[0] - 20), caption, ACCENT[name], title, anchor="ls")
+        heading = f"{name} (framed: key frames)" if marked is not None and name == "distilled" else name
+        draw.text((left, ys[0] - 20), heading, ACCENT[name], title, anchor="ls")
         for column, time in enumerate(times[name]):
             x = left + column * (width + GAP)
             number = f"frame {time + 1}" if column == 0 and width > 44 else str(time + 1)
@@ -79,10 +79,10 @@ def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None):
                     draw.rectangle((x, y, x + width - 1, y + height - 1), outline=ACCENT[name], width=2 + width // 50)
         left += spans[name]
     with replacing(path) as temporary:
-        sheet.save(temporary, format="PNG")
+        _captioned(sheet, caption).save(temporary, format="PNG")
 
 
-def animate(path, rows, mean, std, fps=6):
+def animate(path, rows, mean, std, fps=6, caption=""):
     """Draw a GIF that plays all clips in step, for ever, in a grid with the class names; synthetic stands above real.
 
     A clip that is shorter than the longest one starts again. A GIF counts time in hundredths of a second.
@@ -98,12 +98,13 @@ def animate(path, rows, mean, std, fps=6):
     base = Image.new("RGB", (max(columns * cell_w, 190) + 2 * MARGIN, lines * cell_h + top), PAPER)
     draw, left = ImageDraw.Draw(base), MARGIN + 4
     for name, where in zip(sides, (" above", " below"), strict=False):
-        caption = name + (where if len(sides) > 1 else "")
-        draw.text((left, MARGIN - 4), caption, ACCENT[name], title)
-        left += int(title.getlength(caption)) + MARGIN
+        heading = name + (where if len(sides) > 1 else "")
+        draw.text((left, MARGIN - 4), heading, ACCENT[name], title)
+        left += int(title.getlength(heading)) + MARGIN
     for (x, y), (label, _, _) in zip(places, rows, strict=True):
         label, middle = _fit(label, text, cell_w - 6, 2), (x + cell_w // 2, y + cell_h - 34)
         draw.text(middle, label, INK, text, anchor="ma", align="center", spacing=1)
+    base = _captioned(base, caption)
     movie = [base.copy() for _ in range(max(len(strip) for strips in sides.values() for strip in strips))]
     for side, strips in enumerate(sides.values()):
         for (x, y), strip in zip(places, strips, strict=True):
@@ -168,6 +169,23 @@ def _tiles(rows, mean, std, limit, scale=None):
         return [image.resize(size, kinds[size[0] >= image.width]) for image in images]
 
     return {name: [strip(clip) for clip in clips] for name, clips in sides.items()}, size
+
+
+def _captioned(image, text):
+    """The image with a text below it, broken into lines of its width."""
+    if not text:
+        return image
+    font, lines = ImageFont.load_default(11), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > image.width - 2 * MARGIN:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    whole = Image.new("RGB", (image.width, image.height + 15 * len(lines) + MARGIN // 2), PAPER)
+    whole.paste(image, (0, 0))
+    ImageDraw.Draw(whole).text((MARGIN, image.height - 4), "\n".join(lines), INK, font, spacing=4)
+    return whole
 
 
 def _legible(name, number):

@@ -413,6 +413,14 @@ class Run:
         """In what a set was compared, and how."""
         return {name: self.args.get(name.removeprefix("dm_")) for name in ABOUT_LOSS}
 
+    def _caption(self, synset, result, header):
+        """What the pictures of a set say of it."""
+        labels = {"teacher": "a teacher's labels", "learned": "learned labels"}
+        labels = labels.get(header.get("labelled"), "class labels")
+        return (f"{self.method} on {dataset_label(self.args['dataset'])}: {synset.title}, {synset.num_slots} a class, "
+                f"{labels}; {result['store']}, {result['storage_bytes']:,} bytes; top-1 "
+                f"{100 * result['top1_mean']:.1f} % ({result['num_networks']} {result['network']})")
+
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
@@ -451,9 +459,10 @@ class Run:
             rows = picture.preview_rows(fit(synset, data.spec), data)
             marked = getattr(synset, "key_frames", None)
             marked = None if marked is None else marked[::synset.num_slots]         # of the first clip of each class
+            caption = self._caption(synset, result, header)
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked,
-                                  frames=8 if marked is None else 16)
-            picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std)
+                                  frames=8 if marked is None else 16, caption=caption)
+            picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std, caption=caption)
         if len(evaluated) > 1:
             title = f"{self.method} on {dataset_label(self.args['dataset'])}"
             picture.curve(self.folder / "curve.png", title=title, series={

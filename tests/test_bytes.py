@@ -11,7 +11,7 @@ import distill_coreset
 import evaluate
 import summarize
 import utils
-from distill_utils import fair, storage
+from distill_utils import fair, picture, storage
 from distill_utils.coreset import most_that_fit
 from distill_utils.files import with_sum
 from distill_utils.storage import ThroughStore, as_stored, file_bytes
@@ -241,6 +241,17 @@ def test_still_images_that_are_stored_anew_are_shown_and_scored_as_clips(script)
     folder = script("score", "anew", synset=path, restore="webp:30")
     folder = folder.parent.parent / "static" / "anew"
     assert result_of(folder)["store"] == "webp:30" and (folder / "preview.gif").stat().st_size > 1000
+
+
+def test_pictures_say_what_the_set_is(script, monkeypatch):
+    captions, draw = [], picture.contact_sheet
+    monkeypatch.setattr(picture, "contact_sheet", lambda *args, caption, **kwargs: (
+        captions.append(caption), draw(*args, caption=caption, **kwargs)))
+    folder = script(("MTT", "s2d"), "x", Iteration=1, store="webp:80", labels="learned", vpc=2, spc=2, dpc=2)
+    result = result_of(folder)
+    assert captions == [
+        "S2D-MTT on MotionDigits: static images + dynamic memories, 2 a class, learned labels; webp:80, "
+        f"{result['storage_bytes']:,} bytes; top-1 {100 * result['top1_mean']:.1f} % (1 ConvNet3DD2W16)"]
 
 
 def test_a_file_that_its_own_run_would_overwrite_is_refused(script):

@@ -235,6 +235,17 @@ def test_no_folder_is_made(tmp_path, draw):
 
 
 @pytest.mark.parametrize("draw", [contact_sheet, animate])
+def test_a_caption_stands_below_in_lines_that_fit(tmp_path, draw):
+    rows = [("Diving", reds(3), blues(3))]
+    draw(tmp_path / "plain", rows, MEAN, STD)
+    draw(tmp_path / "told", rows, MEAN, STD, caption="what a set is, " * 12)
+    plain, told = (Image.open(tmp_path / name).convert("RGB") for name in ("plain", "told"))
+    assert told.width == plain.width and told.height > plain.height + 30        # several lines
+    below = np.asarray(told.crop((0, plain.height, told.width, told.height)))
+    assert below.min() < 100 and (below[:, -8:] > 200).all() and (below[:, :8] > 200).all()
+
+
+@pytest.mark.parametrize("draw", [contact_sheet, animate])
 def test_clips_that_cannot_be_drawn_are_named(tmp_path, draw):
     nan = reds(2).clone()
     nan[1, 2, 3, 4] = torch.nan
