@@ -29,12 +29,7 @@ def main():
     # of files the name may change, but not the content
     flags.may_change(group.add_argument("--synset", help="the synset.safetensors of a run, or a published set: a .pt "
                                         "file of images or clips (docs/formats.md)"))
-    flags.may_change(group.add_argument("--dynamic", help="of a set of S2D, whose static images are --synset: its "
-                                        "dynamic_*.pt"))
-    flags.may_change(group.add_argument("--hal", help="and its hallucinators, hal_*.pt or weights_best.pt"))
-    group.add_argument("--vpc", type=flags.positive, help="and how many clips of each class they make: published are "
-                       "one for two static images")
-    flags.add_values_arg(group)
+    flags.add_published_args(group)
     group.add_argument("--train_on", choices=("synset", "full"), default="synset", help="full: all real training clips")
     group.add_argument("--model_eval", nargs="+", help="several networks, in place of --eval_mode")
     group.add_argument("--restore", type=flags.store, metavar="STORE", help="store the set anew, as --store does when "
@@ -179,10 +174,7 @@ def check_flags(parser, args, ours):
     of_others = {name: getattr(args, name) for name in ("dynamic", "hal", "vpc", "values") if getattr(args, name)}
     if (ours or not args.synset) and of_others:
         parser.error(f"--{', --'.join(of_others)}: only for a published set, --synset FILE.pt")
-    if len(of_others.keys() - {"values"}) in (1, 2):
-        parser.error("a set of S2D needs all of --dynamic FILE, --hal FILE and --vpc N")
-    if args.dynamic and flags.spec_of(args).view == "single":
-        parser.error(f"--dynamic makes clips, and --dataset {args.dataset} gives single frames")
+    flags.check_published_args(parser, args)
 
 
 def check_rate(parser, args, header):

@@ -280,6 +280,23 @@ def add_values_arg(group):
                        "and a file that does not look so is refused")
 
 
+def add_published_args(group):
+    """Of a published set, .pt files, of which one flag of the script names the first."""
+    may_change(group.add_argument("--dynamic", help="of a set of S2D, whose static images are that file: its "
+                                  "dynamic_*.pt"))
+    may_change(group.add_argument("--hal", help="and its hallucinators, hal_*.pt or weights_best.pt"))
+    group.add_argument("--vpc", type=positive, help="and how many clips of each class they make: published are one for "
+                       "two static images")
+    add_values_arg(group)
+
+
+def check_published_args(parser, args):
+    if sum(bool(value) for value in (args.dynamic, args.hal, args.vpc)) in (1, 2):
+        parser.error("a set of S2D needs all of --dynamic FILE, --hal FILE and --vpc N")
+    if args.dynamic and spec_of(args).view == "single":
+        parser.error(f"--dynamic makes clips, and --dataset {args.dataset} gives single frames")
+
+
 def add_model_arg(group, model="ConvNet3D"):
     group.add_argument("--model", default=model, help="the network, a name of the table NETWORKS")
 

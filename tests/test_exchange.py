@@ -1,6 +1,8 @@
 """Ways out and in: what is exported comes back, and is read by others; what is not ours is compared first."""
+import contextlib
 import csv
 import json
+import os
 import re
 import sys
 
@@ -117,14 +119,20 @@ def test_clips_of_others(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change,said", [
     (lambda content: content.pop("labels"), "it needs clips and labels"),
-    (lambda content: content.update(labels=np.arange(20)), "are not 20 class numbers below 10"),
+    (lambda content: content.update(labels=np.arange(20)), "are not class numbers below 10"),
     (lambda content: content.update(labels=np.array([0] * 11 + [1] * 9)), "has 0 clips of .* and 11 of"),
     (lambda content: content.update(clips=np.zeros((20, 3, 3))), "needed are"),
     (lambda content: content.update(mean=np.array([0.1, 0.2, 0.3])), "another mean than --dataset"),
     (lambda content: content.update(class_names=np.array(["a"] * 10)), "other classes than --dataset"),
     (lambda content: content.update(soft_labels=np.zeros((3, 10))), "the soft_labels of"),
-    (lambda content: content.update(soft_labels=np.zeros((20, 10))), "nothing says of which kind"),
-    (lambda content: content.update(labels=np.array([object()] * 20)), "no .npz of plain arrays")])
+    (lambda content: content.update(label_kind=np.array("logits")), "has no soft labels, and they are said to be"),
+    (lambda content: content.update(zzz=np.zeros(9)), "has the arrays .*zzz"),
+    (lambda content: content.update(clips=content["clips"].astype(np.int32)), "the clips of .* are int32"),
+    (lambda content: content.update(clips=np.zeros((0, 3, 4, 4)), labels=np.zeros(0, int)), "needed are"),
+    (lambda content: [content.pop(name) for name in ("mean", "std")] and content.update(
+        clips=np.full((20, *SPEC.shape), 0.5)), "do not look normalised: say what they are, with --values"),
+    (lambda content: content.update(soft_labels=np.zeros((20, 10))), "they are said to be 'class'"),
+    (lambda content: content.update(labels=np.array([object()] * 20)), "the labels of .* are object")])
 def test_arrays_that_are_no_set(change, said, saved, tmp_path, monkeypatch):
     run(monkeypatch, saved(), "--to", "npz", "--out", tmp_path / "out")
     (tmp_path / "out" / "about.json").unlink()
@@ -183,6 +191,124 @@ def test_values_beyond_black_and_white_are_told(saved, tmp_path, monkeypatch, ca
     save_synset(path, synset, SPEC, method="DM")
     run(monkeypatch, path, "--to", "frames", "--out", tmp_path / "out")
     assert "note: 5 % of the values are darker than black or brighter" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """<class>/<clip> of frames, with something changed by a test."""
+    for k, name in enumerate(SPEC.classes):
+        (tmp_path / "in" / name / "one").mkdir(parents=True)
+        for t in range(12):
+            Image.new("RGB", (16, 16), (20 * t, 20 * k, 0)).save(tmp_path / "in" / name / "one" / f"{t + 1}.png")
+    return tmp_path / "in"
+
+
+def test_frames_are_in_the_order_of_their_numbers(folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "x.safetensors")
+    red = (load_synset(tmp_path / "x.safetensors")[0].videos.data[0, :, 0, 0, 0] * SPEC.std[0] + SPEC.mean[0]) * 255
+    torch.testing.assert_close(red, 20.0 * torch.tensor([0, 4, 7, 11]), atol=0.5, rtol=0)
+    assert "note: 10 of 10 clips had another length or size than 4 frames of 16 pixels" in capsys.readouterr().err
+
+
+def test_soft_labels_belong_to_a_clip_of_a_class(folder, tmp_path, monkeypatch):
+    (folder / "about.json").write_text('{"label_kind": "logits"}')
+    rows = [[f"{name}/one", *[float(k == j) for j in range(10)]] for k, name in enumerate(SPEC.classes)]
+    with open(folder / "soft_labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["clip", *SPEC.classes], *reversed(rows)])
+    run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "x.safetensors")
+    assert torch.equal(load_synset(tmp_path / "x.safetensors")[0].labels.data, torch.eye(10))
+    for change, said in ((rows[:-1], "is missing"), ([*rows, rows[0]], "one row of 10 numbers"),
+                         ([*rows, ["x", *rows[0][1:]]], "'x' is left over")):
+        with open(folder / "soft_labels.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["clip", *SPEC.classes], *change])
+        with pytest.raises(ValueError, match=said):
+            run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "y.safetensors")
+    (folder / "soft_labels.csv").unlink()
+    with pytest.raises(ValueError, match="has no soft labels, and they are said to be 'logits'"):
+        run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "y.safetensors")
+
+
+@pytest.mark.parametrize("about,said", [
+    (json.dumps({"recipe": utils.Recipe(loss="mse_gt")._asdict()}), "makes no sense of labels that are class"),
+    ('{"recipe": 3}', "about.json|recipe"), ("[]", "holds no JSON object"), ("{", "cannot be read"),
+    ('{"syn_lr": "x"}', "makes no set that could be read again"), ('{"teacher": "x"}', "could be read again"),
+    ('{"label_kind": ["logits"]}', "label_kind"), ('{"frames": 8}', "give --frames 8"),
+    ('{"size": 99}', "give --im_size 99"),
+    (json.dumps({"classes": ["a"], "mean": list(SPEC.mean), "std": list(SPEC.std)}), "has other classes"),
+    (json.dumps({"classes": list(SPEC.classes), "mean": [0, 0, 0], "std": list(SPEC.std)}), "with the mean")])
+def test_what_about_json_says_is_compared(about, said, folder, tmp_path, monkeypatch):
+    (folder / "about.json").write_text(about)
+    with pytest.raises((ValueError, TypeError), match=said) as raised:
+        run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "x.safetensors")
+    assert isinstance(raised.value, ValueError) and not (tmp_path / "x.safetensors").exists()
+
+
+def test_what_is_no_clip_is_named(folder, tmp_path, monkeypatch):
+    first = folder / SPEC.classes[0]
+
+    def refused(said):
+        with pytest.raises(ValueError, match=said):
+            run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "x.safetensors")
+
+    (folder / ".git" / "objects").mkdir(parents=True)       # hidden: not looked at
+    (first / "._one.mp4").write_bytes(b"x")
+    run(monkeypatch, "--from", folder, *FLAGS, "--out", tmp_path / "good.safetensors")
+    (first / "one" / "5.png").rename(tmp_path / "5.png")
+    refused("frame 5 is missing between")
+    (tmp_path / "5.png").rename(first / "one" / "5.png")
+    Image.new("1", (12_000, 12_000)).save(first / "one" / "1.png")
+    refused("12000x12000 pixels, more than 50,000,000")
+    Image.new("I;16", (16, 16)).save(first / "one" / "1.png")
+    refused("a picture of the kind I;16: save it as 8-bit RGB")
+    (first / "one" / "1.png").write_bytes(b"no picture")
+    refused("one cannot be read .UnidentifiedImageError")
+    (first / "one" / "1.png").unlink()
+    os.mkfifo(first / "one" / "1.png")
+    refused("1.png is no file: take it out")
+    (first / "notes.txt").write_text("x")
+    refused("has 1 other files .*txt 1.* in its classes")
+    (first / "notes.txt").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (first / "two").symlink_to(tmp_path / "elsewhere")
+    refused("leads out of")
+
+
+def test_a_video_of_an_odd_size_comes_back(saved, tmp_path, monkeypatch):
+    spec = utils.get_spec("MotionDigits", 4, 17)
+    synset = SETS["pixels"](10, 1, spec.shape)
+    synset.videos.data = (torch.linspace(0, 1, 17).expand(10, *spec.shape) - 0.5) / 0.3
+    save_synset(tmp_path / "odd.safetensors", synset, spec, method="DM")
+    run(monkeypatch, tmp_path / "odd.safetensors", "--to", "mp4", "--out", tmp_path / "out")
+    flags = ["--dataset", "MotionDigits", "--frames", 4, "--im_size", 17]
+    run(monkeypatch, "--from", tmp_path / "out", *flags, "--out", tmp_path / "x.safetensors")
+    shown = synset.videos.clamp(-SPEC.mean[0] / SPEC.std[0], (1 - SPEC.mean[0]) / SPEC.std[0])
+    assert (load_synset(tmp_path / "x.safetensors")[0].videos - shown).abs().mean() < 0.05
+
+
+def test_each_variant_of_a_clip_goes_out_with_its_labels(tmp_path, monkeypatch):
+    synset = SETS["s2d"](10, 1, 2, 2, SPEC.shape, n_hal=2, label_kind="logits")
+    for value in (synset.static, synset.dynamic, synset.labels):
+        value.data.normal_()
+    save_synset(tmp_path / "s2d.safetensors", synset, SPEC, method="MTT")
+    run(monkeypatch, tmp_path / "s2d.safetensors", "--to", "npz", "--out", tmp_path / "out")
+    run(monkeypatch, "--from", tmp_path / "out", *FLAGS, "--out", tmp_path / "x.safetensors")
+    back, _ = load_synset(tmp_path / "x.safetensors")
+    assert back.num_slots == 8 and torch.equal(back.labels, synset.labels)
+    which = torch.arange(8)
+    clips, rows = synset.render(torch.full((8,), 3), torch.zeros(8, dtype=torch.long), variants=which)
+    assert torch.allclose(back.videos[24:32], clips, atol=1e-6) and torch.equal(back.labels[24:32], rows)
+
+
+def test_no_bytes_of_an_archive_end_in_a_traceback(saved, tmp_path, monkeypatch):
+    run(monkeypatch, saved(), "--to", "npz", "--out", tmp_path / "out")
+    content, draw = (tmp_path / "out" / "set.npz").read_bytes(), np.random.default_rng(0)
+    for turn in range(40):
+        changed = bytearray(content[:draw.integers(len(content))] if turn % 4 == 0 else content)
+        for place in draw.integers(len(changed), size=3) if changed else ():
+            changed[place] ^= 1 << draw.integers(8)
+        (tmp_path / "x.npz").write_bytes(changed)
+        with contextlib.suppress(ValueError):
+            run(monkeypatch, "--from", tmp_path / "x.npz", *FLAGS, "--out", tmp_path / f"{turn}.safetensors")
 
 
 BLOCKS = dict(re.findall(r"```python\n# (\w+)\n(.*?)```", (ROOT / "docs" / "using.md").read_text(), re.DOTALL))
