@@ -114,9 +114,15 @@ def to_numpy(folder, rendered):
     """set.npz: clips float32 (N, T, C, H, W), normalised as networks see them, labels (N,), and soft_labels (N, K)."""
     soft = {} if rendered.rows is None else {"soft_labels": rendered.rows,
                                              "label_kind": np.array(rendered.header["label_kind"])}
-    np.savez_compressed(folder / "set.npz", clips=rendered.exact.numpy(), labels=np.array(rendered.classes),
-                        class_names=np.array(rendered.header["classes"]), mean=np.array(rendered.header["mean"]),
-                        std=np.array(rendered.header["std"]), **soft)
+    arrays = {"clips": rendered.exact.numpy(), "labels": np.array(rendered.classes),
+              "class_names": np.array(rendered.header["classes"]), "mean": np.array(rendered.header["mean"]),
+              "std": np.array(rendered.header["std"]), **soft}
+    with zipfile.ZipFile(folder / "set.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():      # np.savez writes the time too, and so other bytes each time
+            entry = zipfile.ZipInfo(f"{name}.npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def to_hugging_face(folder, rendered):

@@ -166,6 +166,25 @@ def test_a_table_that_is_not_of_its_folder(table, said, tmp_path, monkeypatch):
         run(monkeypatch, "--from", tmp_path / "in", *FLAGS, "--out", tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_set_gives_the_same_bytes_and_an_export_that_stops_leaves_nothing(way, saved, tmp_path, monkeypatch):
+    path = saved("pixels", "logits")
+    for name in ("a", "b"):
+        run(monkeypatch, path, "--to", way, "--out", tmp_path / name)
+        monkeypatch.setattr("time.time", lambda: 2e9)
+    first, second = ({file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*")
+                      if file.is_file()} for name in ("a", "b"))
+    assert first == second and len(first) >= 3
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill_utils.exchange.write_csv", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, path, "--to", way, "--out", tmp_path / "c")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b", path.name]
+
+
 def test_nothing_is_replaced(saved, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("mine")
