@@ -417,9 +417,9 @@ class Run:
         """What the pictures of a set say of it."""
         labels = {"teacher": "a teacher's labels", "learned": "learned labels"}
         labels = labels.get(header.get("labelled"), "class labels")
-        return (f"{self.method} on {dataset_label(self.args['dataset'])}: {synset.title}, {synset.num_slots} a class, "
-                f"{labels}; {result['store']}, {result['storage_bytes']:,} bytes; top-1 "
-                f"{100 * result['top1_mean']:.1f} % ({result['num_networks']} {result['network']})")
+        return (f"{self.method}: {synset.title}, {synset.num_slots} a class, {labels}; {result['store']}, "
+                f"{result['storage_bytes']:,} bytes; top-1 {100 * result['top1_mean']:.1f} % ({result['num_networks']} "
+                f"{result['network']})")
 
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""

@@ -250,7 +250,7 @@ def test_pictures_say_what_the_set_is(script, monkeypatch):
     folder = script(("MTT", "s2d"), "x", Iteration=1, store="webp:80", labels="learned", vpc=2, spc=2, dpc=2)
     result = result_of(folder)
     assert captions == [
-        "S2D-MTT on MotionDigits: static images + dynamic memories, 2 a class, learned labels; webp:80, "
+        "S2D-MTT: static images + dynamic memories, 2 a class, learned labels; webp:80, "
         f"{result['storage_bytes']:,} bytes; top-1 {100 * result['top1_mean']:.1f} % (1 ConvNet3DD2W16)"]
 
 

@@ -262,6 +262,7 @@ def test_what_about_json_says_is_compared(about, said, folder, tmp_path, monkeyp
     assert isinstance(raised.value, ValueError) and not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_clip_is_named(folder, tmp_path, monkeypatch):
     first = folder / SPEC.classes[0]
 
