@@ -130,8 +130,8 @@ def compare(args, run, data, synset, network, settings, teacher, limit, store, f
     found = fair.compare(run, data, synset, own, score, settings, augment.parse(
         "none" if dsa.parts else "_".join(parts), args.dsa_param), class_recipe, teacher, store, limit)
     if "ior_bytes" not in found:
-        print(f"note: not one random clip of each class fits in {limit:,} bytes in the store {store}, so IOR at equal "
-              "bytes is not known", file=sys.stderr)
+        print(f"note: in one of the draws not one random clip of each class fits in {limit:,} bytes in the store "
+              f"{store}, so IOR at equal bytes is not known", file=sys.stderr)
     if not full:
         print("note: HLR and LRS need --full, the result.json of evaluate.py --train_on full", file=sys.stderr)
         return found

@@ -23,7 +23,7 @@ import torch
 from distill_utils import published
 from distill_utils.dataset import in_order, read_csv
 from distill_utils.files import replacing
-from distill_utils.labels import KINDS, Recipe, check_recipe, label_loss
+from distill_utils.labels import KINDS, check_recipe, label_loss
 from distill_utils.picture import to_uint8
 from distill_utils.progress import other_files, progress
 from distill_utils.splits import read_table
@@ -272,9 +272,8 @@ def read_clips(path, spec, values=None):
         raise ValueError(f"{path} has {counts[few]} clips of {spec.classes[few]} and {counts[many]} of "
                          f"{spec.classes[many]}: a set has as many of each class")
     order = torch.tensor(classes).argsort(stable=True)
-    recipe = Recipe(**check_recipe(about["recipe"])._asdict()) if about.get("recipe") else None
-    if recipe:
-        label_loss(recipe.loss, kind)
+    if about.get("recipe"):
+        label_loss(check_recipe(about["recipe"]).loss, kind)
     synset = build(VideoSet, {"num_classes": spec.num_classes, "ipc": int(counts[0]), "shape": list(spec.shape),
                               **({} if kind == "class" else {"label_kind": kind})},
                    {"videos": clips[order], **({} if soft is None else {"labels": soft[order]})})

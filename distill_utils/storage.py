@@ -189,7 +189,7 @@ def read_synset(path, kinds, check=None):
         check(expected, header)
     with _of_ours(path):
         if store not in STORES:
-            check_memory("it", sum(map(prod, shapes.values())))
+            check_memory("decoded, it", sum(map(prod, shapes.values())))
         state = unpack(tensors, store, expected.num_classes, shapes)
         check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
         synset = build(kind, header["arguments"], state)
