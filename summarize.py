@@ -3,31 +3,25 @@
     python summarize.py result/demo --json result/demo/table.json
 """
 import json
-import os
 from itertools import groupby
 from pathlib import Path
 
 from distill_utils.args import Parser, cli
-from distill_utils.codecs import CODECS
-from distill_utils.dataset import dataset_label
-from distill_utils.files import is_whole, replacing
-from distill_utils.synset import SETS
-from distill_utils.tensors import check_file
-
-TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k-center": "k-center",
-          "static": "static images alone", "DM": "pixels (DM)", "MTT": "pixels (MTT)", "FRePo": "pixels (FRePo)",
-          "S2D-DM": "static + dynamic (DM+S2D)", "S2D-MTT": "static + dynamic (MTT+S2D)",
-          "S2D-FRePo": "static + dynamic (FRePo+S2D)",
-          "DC": "static images on single frames (DC)"}
-# rows come in this order; methods that are not in it, by name, after it
-ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "FRePo", "S2D-DM", "S2D-MTT",
-         "S2D-FRePo")
-# what a row's title says of labels that are no class numbers, whatever the method's default: they need a row of random
-# clips with labels of the same kind beside them
-LABELS = {"teacher": ", a teacher's labels", "learned": ", learned labels"}
-CODED = tuple(f" {name}" for name in CODECS)        # of which a title tells that each seed has other bytes
-# of entries that rows are sorted and titled by
-TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None))}
+from distill_utils.files import replacing
+from distill_utils.results import (
+    CODED,
+    COLUMNS,
+    FAIR_COLUMNS,
+    below_start,
+    fair_row,
+    find,
+    group,
+    other_data,
+    rank,
+    read,
+    row,
+    title,
+)
 
 
 def main():
@@ -36,10 +30,10 @@ def main():
     parser.add_argument("--json", help="file of the list")
     parser.add_argument("--merge_seeds", action="store_true", help="one row for runs of one kind, of several seeds")
     args = parser.parse_args()
-    files = sorted({file.resolve(): file for folder in args.folder for file in find(Path(folder))}.values())
-    if not files:
+    runs = sorted({run.resolve(): run for folder in args.folder for run in find(Path(folder))}.values())
+    if not runs:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
-    results = [read(file) for file in files]
+    results = [read(run / "result.json") for run in runs]
     results.sort(key=lambda r: (group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
     print(table(results, args.merge_seeds))
     if measured := [r for r in results if r.get("fair")]:
@@ -53,91 +47,10 @@ def main():
         print(f"TABLE {args.json}")
 
 
-def find(folder):
-    """The results below a folder; links are followed, but not in a circle. (What is hidden is left of a run that
-    --overwrite was deleting.)"""
-    def fail(error):
-        raise error
-
-    seen = set()
-    for top, folders, names in os.walk(folder, onerror=fail, followlinks=True):
-        real = os.path.realpath(top)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
-        seen.add(real)
-        if "result.json" in names:
-            yield Path(top) / "result.json"
-
-
-def read(file):
-    try:
-        check_file(file)
-        result = json.loads(file.read_text(encoding="utf-8"))
-        row(result)
-        whole = is_whole(result, since="data")
-        for name, kind in TYPES.items():
-            if not isinstance(result[name], kind):
-                raise TypeError(f"{name} is {result[name]!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
-    if not whole:
-        raise ValueError(f"{file} is not what its run wrote: it is damaged, or was changed by hand: make it again with "
-                         "--overwrite, or take it out of the folder")
-    return result
-
-
-def group(result):
-    """What a table is of. It is headed by the first: data set, what was chosen of it, and protocol."""
-    chosen = {"classes": "classes {}", "split_file": "split file {}", "split": "split {}", "frames": "{} frames",
-              "im_size": "{} pixels", "holdout": "tested on {:.0%} held back of the training clips"}
-    chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
-    heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
-    return heading
-
-
-def other_data(results):
-    """group(result) with what tells apart data sets that share it: runs of one name may be of other clips. (Results of
-    before clips were told apart have the path of the data set.)"""
-    known, older = {}, {}
-    for r in results:
-        known.setdefault(group(r), set()).update([r["data"]] if "data" in r else [])
-        older.setdefault(group(r), set()).update([] if "data" in r else [r["dataset"]])
-    several = {heading for heading in known if max(len(known[heading]), len(older[heading])) > 1}
-    return lambda r: (group(r), f", data {r.get('data', r['dataset'])[:100]}" if group(r) in several else "")
-
-
-def rank(method):
-    return (ORDER.index(method), "") if method in ORDER else (len(ORDER), method)
-
-
-def title(r):
-    """What a row is called; a method that TITLES does not have, by the label of its set."""
-    label, _, loss = r["method"].partition("-")
-    sets = {kind.label: name for name, kind in SETS.items()}
-    form = f" {r['form']}" if r.get("form") else ""
-    name = TITLES.get(r["method"]) or (f"{sets[label]}{form} ({loss})" if label in sets else r["method"])
-    name += f", {r['dm_n_real']} real frames" if r.get("dm_n_real") else ""
-    name += ", under experts" if r.get("dm_networks") == "experts" else ""
-    name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
-    name += LABELS.get(r.get("labels"), "")
-    name += ", scored again" if r.get("scored_again") else ""
-    if r.get("store", "float32") != "float32":
-        how = "stored anew in" if r.get("restored") else "learned through" if r.get("through_store") else "in"
-        name += f", {how} {r['store']}"
-    return name + (", DSA" if r.get("dsa", "none") not in ("", "none") else "")
-
-
-def below_start(r):
-    """Whether training made a set worse."""
-    return r.get("top1_start_mean", 0) > r["top1_mean"]
-
-
 def table(results, merge_seeds=False):
     """Markdown, one table for each data set and protocol; percentages, +- one standard deviation over networks."""
     lines, several = [], other_data(results)
     for (heading, data), rows in groupby(sorted(results, key=several), several):
-        lines += ["", f"**{heading}{data}**", "",
-                  "| method | clips/class | seed | before training | top-1 % | top-5 % | networks | epochs "
-                  "| bytes stored | seconds | of them distilling |", "| --- " * 11 + "|"]
         cells = [row(r) for r in rows]
         if merge_seeds:     # runs of the same method, clips, networks, epochs and bytes; their other cells side by side
             same, merged = (0, 1, 6, 7, 8), {}
@@ -147,37 +60,18 @@ def table(results, merge_seeds=False):
                 merged.setdefault((*(line[i] for i in same[:4]), of_bytes), []).append(line)
             cells = [[column[0] if i in same and len({*column}) == 1 or not any(column) else " / ".join(column)
                       for i, column in enumerate(zip(*alike, strict=True))] for alike in merged.values()]
-        lines += ["| " + " | ".join(line) + " |" for line in cells]
+        lines += ["", f"**{heading}{data}**", "", markdown(COLUMNS, cells)]
     return "\n".join(lines[1:])
 
 
 def fair_table(results):
-    """Markdown of what `evaluate.py --fair` measured: in percent, LRS and ARS from 0 to 1."""
-    lines = ["| set | clips/class | seed | top-1 % | over as many random clips (IOR) | over as many bytes of them "
-             "| lacks of all real clips (HLR) | LRS | ARS |", "| --- " * 9 + "|"]
-    for r in results:
-        found = r["fair"]
-
-        def percent(name, found=found):
-            return f"{100 * found[name]:.1f}" + (f" ± {100 * found[f'{name}_std']:.1f}" if f"{name}_std" in found
-                                                 else "") if name in found else ""
-
-        over_bytes = f"{percent('ior_bytes')} ({found['random_clips_in_bytes']:.1f} a class, {found['store']})"
-        lines.append("| " + " | ".join([
-            title(r), str(r["ipc"]), str(r["seed"]), f"{100 * r['top1_mean']:.1f}", percent("ior"),
-            over_bytes if "ior_bytes" in found else f"none fits ({found['store']})", percent("hlr"),
-            f"{found['lrs']:.2f}" if "lrs" in found else "", f"{found['ars']:.2f}"]) + " |")
-    return "\n".join(lines)
+    """Markdown of what `evaluate.py --fair` measured."""
+    return markdown(FAIR_COLUMNS, map(fair_row, results))
 
 
-def row(r):
-    """The cells of one run."""
-    start = f"{100 * r['top1_start_mean']:.1f} ± {100 * r['top1_start_std']:.1f}" if "top1_start_mean" in r else ""
-    score = f"{100 * r['top1_mean']:.1f} ± {100 * r['top1_std']:.1f}"
-    score += " (below its start)" if below_start(r) else " (the start itself)" if r.get("is_start") else ""
-    return [title(r), str(r["ipc"] or "all"), str(r["seed"]), start, score, f"{100 * r['top5_mean']:.1f}",
-            f"{r['num_networks']} {r['network']}", str(r["epochs"]), f"{r['storage_bytes']:,}", f"{r['seconds']:.0f}",
-            format(r["distill_seconds"], ".0f") if start else ""]
+def markdown(columns, rows):
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 if __name__ == "__main__":

@@ -199,11 +199,16 @@ def train_network(train_on, spec, network, *, batch_size=256, protocol="standard
 # ---- evaluation ---------------------------------------------------------------------------------------------------
 
 class EvalResult(NamedTuple):
-    """Fractions in [0, 1]; per_class (K,), nan where a class has no clip."""
+    """Fractions in [0, 1]. confusion: long (K, K), how many clips of a class (its row) were taken for which."""
     top1: float
     top5: float
     loss: float
-    per_class: Tensor
+    confusion: Tensor
+
+    @property
+    def per_class(self):
+        """Accuracies (K,), nan where a class has no clip."""
+        return self.confusion.diag() / self.confusion.sum(1)
 
 
 @torch.no_grad()
@@ -215,7 +220,7 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
     forward = in_precision(network, dtype)
     k, batches = clips.spec.num_classes, rules.test_batches(clips.labels, batch_size)
     labels = clips.labels[torch.cat(batches)]
-    loss, top5, hits, counts = 0.0, 0, torch.zeros(k), torch.zeros(k)
+    loss, top5, confusion = 0.0, 0, torch.zeros(k, k, dtype=torch.long)
     for index in range(passes or rules.test_passes):
         generator = make_generator(seed, "test", index) if rules.random_test else None
         logits = torch.cat([forward(rules.evaluation(clips.get(batch, generator, device)))
@@ -223,13 +228,12 @@ def evaluate(network, clips, batch_size=256, protocol="standard", device="cpu", 
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         ranked = logits.topk(min(5, k), dim=1).indices
         top5 += (ranked == labels[:, None]).sum().item()
-        hits += torch.bincount(labels[ranked[:, 0] == labels], minlength=k)
-        counts += torch.bincount(labels, minlength=k)
+        confusion += torch.bincount(labels * k + ranked[:, 0], minlength=k * k).view(k, k)
     if not math.isfinite(loss):
         raise ValueError("a network gives values that are not finite, so it has no score: its training diverged; lower "
                          "its learning rate (--lr_net; of experts --lr_teacher), or that of the set it was trained on")
-    total = counts.sum().item()
-    return EvalResult(hits.sum().item() / total, top5 / total, loss / total, hits / counts)
+    total = confusion.sum().item()
+    return EvalResult(confusion.trace().item() / total, top5 / total, loss / total, confusion)
 
 
 def evaluate_synset(train_on, data, network, *, batch_size=256, protocol="standard", seed=0, device="cpu", dist=False,

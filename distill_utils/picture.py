@@ -5,6 +5,7 @@ set's mean and std; either may be None. All synthetic clips share one shape, and
 The same input gives the same bytes. A picture that cannot be written leaves the earlier one whole. No folder is made.
 """
 
+import io
 import re
 import textwrap
 
@@ -17,6 +18,7 @@ from distill_utils.files import replacing
 PAPER, INK, FAINT = (250, 250, 248), (32, 32, 36), (125, 125, 132)
 ACCENT = {"distilled": (196, 78, 32), "real": (38, 104, 168)}
 GAP, MARGIN = 2, 12  # pixels between tiles, around the picture
+SHOWN = 24  # classes of a set on a page: some hundred would make it too large to open
 
 
 def preview_rows(synset, data):
@@ -31,6 +33,16 @@ def preview_rows(synset, data):
         synthetic, real = synthetic[:, None], real[:, None]
     names = [_legible(name, k) for k, name in enumerate(data.spec.classes)]
     return list(zip(names, synthetic, real, strict=True))
+
+
+def shown(num_classes):
+    """The classes that a page shows: all, or SHOWN of them, evenly spaced."""
+    return np.linspace(0, num_classes - 1, min(SHOWN, num_classes)).round().astype(int).tolist()
+
+
+def real_clips(data):
+    """The first training clip of each class that a page shows: (N, T, C, H, W), normalised. (N, C, H, W) of images."""
+    return data.train.get([int((data.train.labels == k).nonzero()[0]) for k in shown(data.spec.num_classes)])
 
 
 def to_uint8(clips, mean, std):
@@ -122,6 +134,24 @@ def animate(path, rows, mean, std, fps=6, caption=""):
         first.save(temporary, format="GIF", **options)
 
 
+def moving(clips, mean, std, fps=6):
+    """The bytes of an animated WebP that plays clips for ever, one below the other, for a page that cuts them out.
+
+    clips: (N, T, C, H, W), or (N, C, H, W) for images. Of long clips it has 16 frames, of large ones 96 pixels.
+    """
+    strips = to_uint8(clips if clips.dim() == 5 else clips[:, None], mean, std)
+    n, length, height, width, channels = strips.shape
+    times = np.linspace(0, length - 1, min(16, length)).round().astype(int)
+    movie = strips[:, times].swapaxes(0, 1).reshape(len(times), n * height, width, channels)
+    size = [round(side * min(1, 96 / max(height, width))) for side in (width, height)]
+    first, *rest = (Image.fromarray(frame[..., 0] if channels == 1 else frame).convert("RGB").resize(
+        (size[0], n * size[1]), Image.Resampling.LANCZOS) for frame in movie)
+    duration = round(1000 / fps * length / len(times))
+    file = io.BytesIO()
+    first.save(file, format="WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=70, method=4)
+    return file.getvalue()
+
+
 def curve(path, series, title=None, reference=None):
     """Draw a PNG of top-1 against the iteration: for each name a line in a band of one standard deviation.
 
@@ -189,10 +219,13 @@ def _captioned(image, text):
 
 
 def _legible(name, number):
-    """A class name in which letters that the font would draw as empty boxes are question marks, behind its number."""
+    """A class name in which letters that the font would draw as empty boxes are written in Latin ones, behind its
+    number."""
+    from anyascii import anyascii
     font = ImageFont.load_default(14)
     box = bytes(font.getmask("\U0010ffff"))
-    letters = [letter if letter.isspace() or bytes(font.getmask(letter)) != box else "?" for letter in name]
+    letters = [letter if letter.isspace() or bytes(font.getmask(letter)) != box else anyascii(letter) or "?"
+               for letter in name]
     return name if "".join(letters) == name else f"class {number}: {''.join(letters)}"
 
 

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import torch
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from distill_utils import picture
+from distill_utils import picture, results
 from distill_utils.args import INPUTS, STOPS, data_identity, input_digests, recipe_flags
 from distill_utils.clips import change_of, same_clips
 from distill_utils.dataset import DATASETS, check_older, dataset_label
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENT = " (its content)"      # of the file that a flag names
 # what a run leaves; its checkpoint is the first to go when it is overwritten
 FILES = ("checkpoint.pt", "result.json", "synset.safetensors", "network.safetensors", "metrics.jsonl", "args.json",
-         "preview.png", "preview.gif", "curve.png")
+         "preview.png", "preview.gif", "curve.png", "confusion.json", "real.webp")
 
 
 # of the header of a set, and of a result: what a loss was told, where it is told it by flags of these names
@@ -184,6 +185,7 @@ class Run:
             remove(*(self.folder / name for name in FILES))
         remove(*unfinished(self.folder))
         self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
+                                       "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
                                        "commit": _commit(), "python": sys.version.split()[0],
                                        "versions": {"torch": torch.__version__, "numpy": np.__version__}})
         self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
@@ -326,12 +328,17 @@ class Run:
                 scores = self.network_scores(index, train_on, data, network, score, settings,
                                              share=synset is not None and iteration == 0)
                 self.history.append({"iteration": iteration, "network": network, "number": index,
-                                     **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")}})
+                                     **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")},
+                                     "confusion": torch.tensor(scores["confusion"], dtype=torch.int32)})
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
                 self.save(iteration)
         self.evaluating = False
-        if synset is not None and iteration == self.reported_iteration(networks):
+        reported = self.reported_iteration(networks)
+        for entry in self.history:      # K * K numbers of each network: kept of what is reported alone
+            if entry["iteration"] != reported:
+                entry.pop("confusion", None)
+        if synset is not None and iteration == reported:
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
                         dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
                         protocol=self.args["protocol"],
@@ -355,7 +362,8 @@ class Run:
         else:
             result = score(train_on, data, network, seed=seed, **settings)
             scores = {"top1": result.top1, "top5": result.top5, "loss": result.loss,
-                      "per_class": result.per_class.tolist(), "seconds": time.monotonic() - began}
+                      "per_class": result.per_class.tolist(), "confusion": result.confusion.tolist(),
+                      "seconds": time.monotonic() - began}
             if shared:
                 with suppress(OSError):     # it is kept, or made again
                     shared.parent.mkdir(exist_ok=True)
@@ -413,14 +421,6 @@ class Run:
         """In what a set was compared, and how."""
         return {name: self.args.get(name.removeprefix("dm_")) for name in ABOUT_LOSS}
 
-    def _caption(self, synset, result, header):
-        """What the pictures of a set say of it."""
-        labels = {"teacher": "a teacher's labels", "learned": "learned labels"}
-        labels = labels.get(header.get("labelled"), "class labels")
-        return (f"{self.method}: {synset.title}, {synset.num_slots} a class, {labels}; {result['store']}, "
-                f"{result['storage_bytes']:,} bytes; top-1 {100 * result['top1_mean']:.1f} % ({result['num_networks']} "
-                f"{result['network']})")
-
     def finish(self, data, networks, **extra):
         """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
@@ -459,10 +459,12 @@ class Run:
             rows = picture.preview_rows(fit(synset, data.spec), data)
             marked = getattr(synset, "key_frames", None)
             marked = None if marked is None else marked[::synset.num_slots]         # of the first clip of each class
-            caption = self._caption(synset, result, header)
+            caption = results.caption(result | extra, synset.title)
             picture.contact_sheet(self.folder / "preview.png", rows, data.spec.mean, data.spec.std, marked=marked,
                                   frames=8 if marked is None else 16, caption=caption)
             picture.animate(self.folder / "preview.gif", rows, data.spec.mean, data.spec.std, caption=caption)
+        with replacing(self.folder / "real.webp") as temporary:
+            temporary.write_bytes(picture.moving(picture.real_clips(data), data.spec.mean, data.spec.std))
         if len(evaluated) > 1:
             title = f"{self.method} on {dataset_label(self.args['dataset'])}"
             picture.curve(self.folder / "curve.png", title=title, series={
@@ -471,10 +473,14 @@ class Run:
         result |= {"seconds": round(self.elapsed(), 1),
                    "distill_seconds": round(self.elapsed() - self.eval_seconds, 1),
                    "peak_memory_bytes": peak_memory(self.device), **extra}
+        self._write_confusion(iteration, networks[0], data.spec.classes)
         result = with_sum(result)
         self._write_json("result.json", result)
         self.metrics.close()
         if self.wandb:
+            if self.saves_set:
+                import wandb
+                self.wandb.log({"clips": wandb.Video(str(self.folder / "preview.gif"), format="gif")})
             self.wandb.summary.update({key: value for key, value in result.items() if key != "per_class"})
             self.wandb.finish()
         if result.get("below_start"):
@@ -486,6 +492,15 @@ class Run:
                   f"{100 * result['top1_mean']:.1f} %, is the start itself", file=sys.stderr)
         print("RESULT " + json.dumps(result), flush=True)
         return result
+
+    def _write_confusion(self, iteration, network, classes):
+        """confusion.json: how many test clips of each class (a row) the networks took for which, all added up. A run
+        that was begun before these were counted has none."""
+        counts = [r.get("confusion") for r in self.history if (r["iteration"], r["network"]) == (iteration, network)]
+        if all(count is not None for count in counts):
+            content = {"network": network, "classes": list(classes), "confusion": sum(counts).tolist()}
+            with replacing(self.folder / "confusion.json") as temporary:
+                temporary.write_text(json.dumps(with_sum(content)) + "\n", encoding="utf-8")
 
 
 def data_digest(data):
@@ -499,7 +514,7 @@ def _read_scores(file, num_classes):
     try:
         scores = json.loads(file.read_text(encoding="utf-8"))
         numbers = [scores[key] for key in ("top1", "top5", "loss", "seconds")] + scores["per_class"]
-        whole = is_whole(scores) and len(scores["per_class"]) == num_classes
+        whole = is_whole(scores) and len(scores["per_class"]) == len(scores["confusion"]) == num_classes
         return scores if whole and np.isfinite(numbers).all() else None
     except (AttributeError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -80,11 +80,12 @@ def runner(data_path, experts, save_path, monkeypatch):
 
 
 def content(folder):
-    """What must not differ between two runs: the bytes of set and pictures, the result but for times, the log."""
+    """What must not differ between two runs: the bytes of set, pictures and confusions, the result but for times, the
+    log."""
     result = json.loads((folder / "result.json").read_text())
     for key in ("seconds", "distill_seconds", "peak_memory_bytes", "synset", "sum"):
         del result[key]
-    names = ("synset.safetensors", "preview.png", "preview.gif")
+    names = ("synset.safetensors", "preview.png", "preview.gif", "confusion.json", "real.webp")
     files = [(folder / name).read_bytes() for name in names if (folder / name).is_file()]
     return files, result, (folder / "metrics.jsonl").read_text().splitlines()
 

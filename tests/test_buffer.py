@@ -84,7 +84,8 @@ def test_decay_cuts_the_rate_where_the_protocol_has_it(protocol, cut, run_here, 
     monkeypatch.setattr(utils, "make_step", lambda network, optimizer, dtype: optimizer)
     monkeypatch.setattr(utils, "train_epoch", lambda network, batches, step: rates.append(
         step.param_groups[0]["lr"]) or 0)
-    monkeypatch.setattr(utils, "evaluate", lambda *args, **kwargs: utils.EvalResult(0, 0, 0, torch.zeros(10)))
+    monkeypatch.setattr(utils, "evaluate", lambda *args, **kwargs: utils.EvalResult(
+        0, 0, 0, torch.eye(10, dtype=torch.long)))
     flags = ("--num_experts", 1, "--train_epochs", 50, "--keep_epochs", "all", "--decay", "--protocol", protocol)
     run_here("buffer.py", *command(few_digits, tmp_path, *flags))
     assert rates == pytest.approx([0.01] * cut + [0.001] * (50 - cut))

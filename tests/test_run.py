@@ -160,7 +160,13 @@ def test_a_checkpoint_is_plain_tensors_and_files_say_what_they_should(script):
             "top1_start_mean"} <= set(result)
     assert {file.name for file in folder.iterdir()} == {
         ".lock", "args.json", "metrics.jsonl", "checkpoint.pt", "synset.safetensors", "preview.png", "preview.gif",
-        "curve.png", "result.json"}
+        "curve.png", "result.json", "confusion.json", "real.webp"}
+    assert args["command"].startswith("python distill_s2d_DM --frames 4") and "--name x" in args["command"]
+    confusion = json.loads((folder / "confusion.json").read_text())
+    counts = np.array(confusion["confusion"])
+    assert confusion["network"] == NET and confusion["classes"][0] == "ZeroUp" and counts.sum(1).tolist() == [2] * 10
+    assert (counts.diagonal() / 2).tolist() == result["per_class"]
+    assert [entry["iteration"] for entry in state["history"] if "confusion" in entry] == [2, 4]   # 0 went
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "top1_mean" in line] == [0, 2, 4]
 
@@ -329,15 +335,17 @@ def test_a_run_that_never_began_does_not_refuse_the_corrected_one(script, tmp_pa
     script("DM", "x", Iteration=1)
 
 
-def test_wandb_is_imported_only_when_asked(script, monkeypatch):
+def test_wandb_is_imported_only_when_asked(script, tmp_path, monkeypatch):
     calls = []
     stub = SimpleNamespace(init=lambda **k: (calls.append(k), SimpleNamespace(
-        log=lambda line, step: calls.append(step), summary={}, finish=lambda: calls.append("finish")))[1])
+        log=lambda line, step=None: calls.append((step, line)), summary={}, finish=lambda: calls.append("finish")))[1],
+        Video=lambda path, format: (path, format))
     monkeypatch.setitem(sys.modules, "wandb", None)     # an import would fail
     script("DM", "x", Iteration=1)
     monkeypatch.setitem(sys.modules, "wandb", stub)
     script("DM", "y", Iteration=1, wandb="offline")
     assert calls[0]["mode"] == "offline" and calls[-1] == "finish" and len(calls) > 3
+    assert calls[-2] == (None, {"clips": (str(tmp_path / "DM" / "y" / "preview.gif"), "gif")})
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -375,7 +383,7 @@ def test_an_iteration_that_was_not_scored_by_every_network_is_not_reported():
 def test_a_start_that_stays_the_best_is_named_the_start(script, monkeypatch, capsys):
     tops = iter([0.5, 0.25, 0.5])
     monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
-        next(tops), 1.0, 1.0, torch.zeros(10)))
+        next(tops), 1.0, 1.0, torch.eye(10, dtype=torch.long)))
     result = content(script("DM", "x", "--protocol", "paper", Iteration=2, eval_it=1))[1]
     assert (result["iteration"], result["top1_mean"]) == (0, 0.5) and result["is_start"] and not result["below_start"]
     assert "no set that was trained scores above the start" in capsys.readouterr().err
@@ -387,7 +395,7 @@ def test_dc_keeps_its_last_iteration_whatever_the_test_split_says(method, script
     """A static memory that was chosen on the test split would hand what it knows of it to all that is made with it."""
     tops = iter([0.5, 0.75, 0.25])
     monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
-        next(tops), 1.0, 1.0, torch.zeros(10)))
+        next(tops), 1.0, 1.0, torch.eye(10, dtype=torch.long)))
     folder = script(method, "x", "--protocol", "paper", Iteration=2, eval_it=1)
     result = content(folder)[1]
     assert (result["iteration"], result["top1_mean"]) == (2, 0.25)
@@ -434,7 +442,7 @@ def test_a_start_that_several_runs_share_is_scored_once(script, tmp_path, monkey
 def test_a_set_that_ends_below_its_start_says_so(script, capsys, monkeypatch):
     tops = iter([0.5, 0.25, 0.25, 0.5])
     monkeypatch.setattr(utils, "evaluate_synset", lambda *args, **kwargs: utils.EvalResult(
-        next(tops), 1.0, 1.0, torch.zeros(10)))
+        next(tops), 1.0, 1.0, torch.eye(10, dtype=torch.long)))
     assert content(script("DM", "a", Iteration=1))[1]["below_start"] is True
     assert "scores 25.0 %, below the 50.0 % that it started from" in capsys.readouterr().err
     assert content(script("DM", "b", Iteration=1, seed=1))[1]["below_start"] is False

@@ -62,7 +62,7 @@ def network(tiny):
 
 def test_evaluate_equals_a_loop_over_single_clips(tiny, network):
     top1 = top5 = loss = 0
-    per_class = torch.zeros(10)
+    per_class, confusion = torch.zeros(10), torch.zeros(10, 10, dtype=torch.long)
     network.eval()
     for i in range(30):
         with torch.no_grad():
@@ -73,11 +73,13 @@ def test_evaluate_equals_a_loop_over_single_clips(tiny, network):
         top1 += order[0] == label
         top5 += label in order[:5]
         per_class[label] += (order[0] == label) / 3
+        confusion[label, order[0]] += 1
         loss += -F.log_softmax(logits, 0)[label].item()
     result = evaluate(network, tiny.test, batch_size=7)
     assert result.top1 == top1 / 30 and result.top5 == top5 / 30
     assert result.loss == pytest.approx(loss / 30, rel=1e-4)
     torch.testing.assert_close(result.per_class, per_class)
+    assert torch.equal(result.confusion, confusion)
 
 
 def test_standard_predictions_do_not_depend_on_the_rest_of_the_batch(tiny, network):

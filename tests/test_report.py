@@ -1,0 +1,304 @@
+"""The page of results: what it says of runs, also of damaged ones, and that a browser shows it as it should."""
+import io
+import json
+import re
+import shutil
+import sys
+import time
+from html import escape
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+import distill_coreset
+import distill_DM
+import evaluate
+import report
+from distill_utils import page, picture
+from distill_utils.files import with_sum
+from distill_utils.page import Images, read_run
+from distill_utils.synset import load_synset
+from runs import FAST, words
+from test_own_data import write_csv
+
+NAMES = ("<img src=x onerror=alert(1)>", 'He said "no"', "прыжок & 跳舞")       # of classes
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """A folder of runs on data with awkward class names: pixels, key frames, a selection, a score, all real clips, and
+    one that was broken off."""
+    folder = tmp_path_factory.mktemp("report")
+    root, rows = folder / "mine", []
+    for label, name in enumerate(NAMES):
+        for split, n in (("train", 3), ("test", 2)):
+            for i in range(n):
+                clip = root / "frames" / f"clip{label}{split}{i}"
+                clip.mkdir(parents=True)
+                for t in range(6):
+                    Image.new("RGB", (16, 16), (40 * label + 3 * i, 40 * t, 0)).save(clip / f"{t:05d}.png")
+                rows.append((f"clip{label}{split}{i}", name, split))
+    write_csv(root / "split.csv", rows)
+
+    def run(module, *switches, **flags):
+        flags = {**FAST, "num_eval": 2, **flags, "dataset": root, "save_path": folder / "result"}
+        if module is not distill_DM:
+            del flags["Iteration"], flags["eval_it"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{module.__name__}.py", *words(flags), *switches])
+            module.main()
+
+    run(distill_DM, name="a<b>&", ipc=2, batch_real=2)
+    run(distill_DM, name="kf", ipc=1, set="keyframes", batch_real=2)
+    run(distill_coreset, name="r", store="jpeg:90")
+    run(evaluate, name="full", train_on="full")
+    run(evaluate, "--fair", "jpeg:50", name="again", synset=folder / "result/DM/a<b>&/synset.safetensors")
+    shutil.copytree(folder / "result/DM/a<b>&", folder / "result/DM/half")
+    (folder / "result/DM/half/result.json").unlink()
+    return folder / "result"
+
+
+@pytest.fixture
+def copied(result, tmp_path):
+    return shutil.copytree(result, tmp_path / "result")
+
+
+def make(monkeypatch, folder, *flags):
+    """The page of a folder, a text, as the script writes it beside it."""
+    out = folder.parent / "page.html"
+    monkeypatch.setattr(sys, "argv", ["report.py", str(folder), "-o", str(out), *flags])
+    report.main()
+    return out.read_text(encoding="utf-8")
+
+
+# ---- what it says -------------------------------------------------------------------------------------------------
+
+def test_everything_of_a_run_is_there_and_it_is_text(copied, monkeypatch, capsys):
+    text = make(monkeypatch, copied)
+    assert "6 runs, 1 of them with something missing" in capsys.readouterr().out
+    for name in NAMES:
+        assert escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in text
+    assert "<img src=x" not in text and "a<b>" not in text and "a&lt;b&gt;&amp;" in text
+    assert len(re.findall(r"<details class=\"run\"", text)) == 6
+    assert "key frames 1, 4" in text and "jpeg:90" in text and "over as many bytes of them" in text
+    assert "there is no result.json: the run is not finished" in text
+    assert "python distill_DM.py --frames 4" in text and "peak memory" in text
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"|url\(\"(?!data:)|@import", text)     # nothing is fetched
+    assert text == make(monkeypatch, copied)
+
+
+def test_pictures_that_runs_share_are_kept_once(result):
+    images = Images()
+    for name in ("DM/a<b>&", "score/again", "KF-DM/kf"):
+        read_run(result / name, images)
+    assert len(images.data) == 3        # the two sets, and the real clips
+
+
+def test_clips_stand_beside_the_real_ones_of_their_class(result):
+    images = Images()
+    run = read_run(result / "DM/a<b>&", images)
+    synset, header = load_synset(result / "DM/a<b>&/synset.safetensors")
+    assert run["problems"] == [] and [name for name, _, _ in run["tiles"]] == list(NAMES)
+    for k, (_, accuracy, parts) in enumerate(run["tiles"]):
+        assert accuracy == run["result"]["per_class"][k]
+        assert [(kind, which) for kind, _, which, _ in parts] == [("set", 2 * k), ("set", 2 * k + 1), ("real", k)]
+        assert parts[0][1]["count"] == 6 and parts[2][1]["count"] == 3
+    wanted = picture.to_uint8(synset.videos, header["mean"], header["std"])
+    webp = picture.moving(synset.videos.detach(), header["mean"], header["std"])
+    with Image.open(io.BytesIO(webp)) as image:
+        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
+    assert frames.shape == (4, 6 * 16, 16, 3)
+    shown = frames.reshape(4, 6, 16, 16, 3).swapaxes(0, 1).astype(int)
+    assert np.abs(shown - wanted).mean() < 12       # it is coded with loss
+    assert images.add(webp)["name"] == run["tiles"][0][2][0][1]["name"]
+
+
+def test_a_confusion_matrix_of_few_and_of_many_classes(tmp_path):
+    counts = np.zeros((30, 30), int)
+    counts[np.arange(30), np.arange(30)] = 6
+    counts[3, 5] = 4
+    content = {"network": "N", "classes": [f"c{k}" for k in range(30)], "confusion": counts.tolist()}
+    (tmp_path / "confusion.json").write_text(json.dumps(with_sum(content)))
+    names, found = page.confusion(tmp_path / "confusion.json", {"per_class": [0] * 30})
+    assert names[3] == "c3" and found["shares"] is None and found["worst"] == [("c3", "c5", 4, 10)]
+    content = {"network": "N", "classes": ["a", "b"], "confusion": [[3, 1], [0, 0]]}
+    (tmp_path / "confusion.json").write_text(json.dumps(with_sum(content)))
+    assert page.confusion(tmp_path / "confusion.json", {"per_class": [0, 0]})[1]["shares"] == [[0.75, 0.25], [0, 0]]
+
+
+def test_a_set_of_400_classes_makes_a_small_page(tmp_path):
+    """Noise, the worst case, of the size and length of Kinetics."""
+    clips = torch.randn(24, 8, 3, 112, 112)
+    assert len(picture.shown(400)) == 24 and picture.shown(3) == [0, 1, 2] and picture.shown(400)[-1] == 399
+    assert len(picture.moving(clips, (0.5,) * 3, (0.2,) * 3)) < 4e6
+    long = torch.randn(1, 64, 3, 40, 40)
+    assert len(picture.moving(long, (0.5,) * 3, (0.2,) * 3)) < 1e5
+
+
+def test_curves_and_frontier(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = [{"iteration": it, "loss": 5.0 - it / 1000} for it in range(1000)]
+    lines += [{"iteration": it, "network": "N", "top1_mean": it / 1000, "top1_std": 0.01} for it in (0, 500)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 7')      # still being written
+    loss, top1 = page.curves(file)
+    assert loss["y_label"] == "loss" and len(loss["series"][0]["points"]) == page.POINTS
+    assert top1["y_label"] == "top-1 %" and len(top1["series"][0]["points"]) == 2
+    runs = [{"id": f"run-{i}", "result": {"method": "random", "seed": i, "ipc": i, "storage_bytes": size,
+                                          "top1_mean": top1, "top1_std": 0.02}}
+            for i, (size, top1) in enumerate([(1000, 0.2), (20_000, 0.1), (500_000, 0.6)])]
+    found = page.frontier(runs)
+    points, best = found["series"][0]["points"], found["series"][-1]["points"]
+    assert [text for _, text in found["x_ticks"]] == ["1 kB", "10 kB", "100 kB", "1 MB"]
+    assert points[0]["x"] < points[1]["x"] < points[2]["x"] and points[1]["y"] > points[0]["y"] > points[2]["y"]
+    assert [(p["x"], p["y"]) for p in best] == [(points[0]["x"], points[0]["y"]), (points[2]["x"], points[0]["y"]),
+                                                (points[2]["x"], points[2]["y"])]
+    assert points[2]["link"] == "#run-2" and "60.0 ± 2.0 %, 500,000 bytes" in points[2]["text"]
+    one = page.chart([("a", [(5, 50.0, 0, None, None)], True)], "x", "y")      # a single point has no span
+    assert one["series"][0]["points"][0]["x"] >= page.LEFT
+
+
+# ---- bad input ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("file,damage,message", [
+    ("result.json", "{", "is not the result of a run"), ("result.json", None, "there is no result.json"),
+    ("result.json", ('"seed": 0', '"seed": 1'), "was changed by hand"),
+    ("args.json", "[]", "does not hold a JSON object"), ("args.json", None, "args.json"),
+    ("metrics.jsonl", "7\n", "metrics.jsonl"), ("confusion.json", "{}", "is damaged"),
+    ("real.webp", "nonsense", "cannot identify image"), ("synset.safetensors", "nonsense", "synset.safetensors"),
+    ("synset.safetensors", None, "is not there any more"), ("synset.safetensors", "other", "another set has taken")])
+def test_what_is_damaged_is_named_and_the_rest_is_shown(file, damage, message, copied, monkeypatch):
+    folder = copied / "KF-DM" / "kf"
+    path = folder / file
+    if damage is None:
+        path.unlink()
+        if file == "synset.safetensors":        # results name the file where it was
+            content = json.loads((folder / "result.json").read_text())
+            del content["sum"]
+            (folder / "result.json").write_text(json.dumps(with_sum(content | {"synset": str(path)})))
+    elif damage == "other":
+        shutil.copy(copied / "DM/a<b>&" / file, path)
+    elif isinstance(damage, tuple):
+        path.write_text(path.read_text().replace(*damage))
+    else:
+        path.write_text(damage)
+    run = read_run(folder, Images())
+    assert len(run["problems"]) == 1 and message in run["problems"][0]
+    text = make(monkeypatch, copied)
+    assert message in text.replace("&#39;", "'") and len(re.findall(r"<details class=\"run\"", text)) == 6
+
+
+def test_a_page_replaces_no_file_but_a_page(result, tmp_path, monkeypatch):
+    notes = tmp_path / "notes.html"
+    notes.write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(result), "-o", str(notes)])
+    with pytest.raises(ValueError, match="is not a page of this script, and would be lost"):
+        report.main()
+    assert notes.read_text() == "mine"
+    monkeypatch.setattr(sys, "argv", ["report.py", str(result), "-o", str(tmp_path)])
+    with pytest.raises(ValueError, match="is a folder"):
+        report.main()
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "-o", str(tmp_path / "x.html")])
+    with pytest.raises(ValueError, match="no run below"):
+        report.main()
+
+
+def test_a_set_of_another_program_says_how_its_clips_are_shown(tmp_path):
+    torch.save(torch.zeros(3, 3), tmp_path / "set.pt")
+    with pytest.raises(ValueError, match="export.py --from"):
+        page.read_set(tmp_path / "set.pt", {}, Images())
+
+
+# ---- in a browser -------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync",
+                 "disable-background-networking", "disable-component-update", "disable-dev-shm-usage"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser, copied, monkeypatch):
+    make(monkeypatch, copied)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+    browser.get((copied.parent / "page.html").as_uri())
+    return browser
+
+
+def column(driver, number):
+    return driver.execute_script("return [...document.querySelector('table.sortable').tBodies[0].rows]"
+                                 f".map(row => row.cells[{number}].textContent)")
+
+
+def test_a_browser_shows_the_page_without_an_error(opened):
+    loaded = opened.execute_script("""
+        const done = [];
+        for (const element of document.querySelectorAll(".tile, img")) {
+          const address = element.tagName === "IMG" ? element.src :
+            getComputedStyle(element).backgroundImage.slice(5, -2);
+          const image = new Image();
+          image.src = address;
+          done.push(image.decode().then(() => image.naturalWidth));
+        }
+        return Promise.all(done);""")
+    assert len(loaded) >= 15 and all(loaded)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= 400
+    assert opened.execute_script("return [...document.querySelectorAll('svg text')].every("
+                                 "text => text.getBoundingClientRect().height >= 8 || !text.getClientRects().length)")
+    assert opened.get_log("browser") == []
+
+
+def number_of(text):
+    return float(text.replace(",", "").split()[0])
+
+
+def test_a_click_on_a_heading_sorts(opened):
+    headings = opened.find_elements("css selector", "table.sortable th button")
+    for number, key in ((0, str), (2, number_of), (8, number_of), (4, number_of)):
+        headings[number].click()
+        up = column(opened, number)
+        headings[number].click()
+        down = column(opened, number)
+        assert sorted(up) == sorted(down) and len(up) == 5
+        assert [key(text) for text in up] == sorted(map(key, up))
+        assert [key(text) for text in down] == sorted(map(key, down), reverse=True)
+    assert len(opened.find_elements("css selector", "th[aria-sort=descending]")) == 1
+    assert opened.get_log("browser") == []
+
+
+def test_a_click_on_a_row_opens_its_run(opened):
+    opened.execute_script("for (const run of document.querySelectorAll('details.run')) run.open = false")
+    links = opened.find_elements("css selector", "table.sortable a")
+    opened.execute_script("arguments[0].click()", links[1])
+    for _ in range(50):
+        if opened.execute_script("return document.querySelectorAll('details.run[open]').length"):
+            break
+        time.sleep(0.1)
+    wanted = links[1].get_attribute("href").split("#")[1]
+    assert [run.get_attribute("id") for run in opened.find_elements("css selector", "details.run[open]")] == [wanted]
+    opened.find_element("id", "all").click()
+    assert len(opened.find_elements("css selector", "details.run[open]")) == 6
+
+
+def test_clips_move(opened):
+    """Two looks at one tile are of other frames."""
+    tile = opened.find_element("css selector", "#run-2 .tile")
+    opened.execute_script("arguments[0].scrollIntoView()", tile)
+    looks = set()
+    for _ in range(20):
+        looks.add(tile.screenshot_as_png)
+        time.sleep(0.1)
+    assert len(looks) > 1
