@@ -99,11 +99,18 @@ def read_run(folder, images):
     if shown:
         run["caption"] = results.caption(run["result"], shown["title"])
         run["classes"] = run["classes"] or shown["classes"]
-    names = run["classes"] = run["classes"] or [str(k) for k in range(len(run["result"]["per_class"]))]
+    names = run["classes"] or [str(k) for k in range(len(run["result"]["per_class"]))]
+    names = run["classes"] = [legible(name) for name in names]
     real = attempt("real.webp", read_real, len(names), images) if (folder / "real.webp").is_file() else None
     run["tiles"], run["kinds"] = tiles(names, run["result"]["per_class"], shown, real), [bool(shown), bool(real)]
     run["accuracy"] = list(zip(names, run["result"]["per_class"], strict=True))
     return run
+
+
+def legible(name):
+    """A class name, with its letters in Latin ones where a browser may have no font for them."""
+    from anyascii import anyascii
+    return name if all(ord(letter) < 0x250 for letter in name) else f"{name} ({anyascii(name)})"
 
 
 def read_dict(file):
@@ -188,7 +195,8 @@ def confusion(file, result):
     pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]]
     picture_of = io.BytesIO()
     Image.fromarray((255 * (1 - shares)).round().astype(np.uint8)).save(picture_of, format="PNG")
-    return names, {"shares": shares.tolist() if k <= NUMBERS else None,
+    names = [legible(name) for name in names]
+    return content["classes"], {"shares": shares.tolist() if k <= NUMBERS else None,
                    "image": "data:image/png;base64," + base64.b64encode(picture_of.getvalue()).decode(),
                    "worst": [(names[a], names[b], int(counts[a, b]), int(counts[a].sum())) for a, b in pairs
                              if wrong[a, b]]}
