@@ -16,9 +16,10 @@ import distill_DM
 import distill_FRePo
 import distill_MTT
 import evaluate
+import export
 import networks
 from conftest import NET, ROOT
-from distill_utils import args, check, codecs, dataset, labels, synset
+from distill_utils import args, check, codecs, dataset, exchange, labels, synset
 
 BLOCKS = re.findall(r"```python\n# (.*?)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
 FAST = ["--num_eval", 1, "--epoch_eval_train", 1, "--device", "cpu", "--name", "x"]
@@ -109,6 +110,16 @@ def test_a_store_is_two_functions_and_works_in_every_script(add, few_digits, tmp
                                                           (1, 8, 8, 3))):
         with pytest.raises(ValueError):
             codec.decode(content, shape)
+
+
+def test_a_way_out_is_a_function(add, few_digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "WAYS", add("a row of WAYS", exchange, "WAYS"))
+    run(distill_coreset, monkeypatch, "--ipc", 2, "--model", NET, "--data_path", few_digits, "--save_path", tmp_path,
+        *FAST)
+    run(export, monkeypatch, tmp_path / "random" / "x" / "synset.safetensors", "--to", "webp", "--out",
+        tmp_path / "out")
+    files = sorted((tmp_path / "out").glob("*/*.webp"))
+    assert len(files) == 20 and Image.open(files[-1]).n_frames == 8
 
 
 @pytest.mark.parametrize("kind", synset.SETS)
