@@ -10,7 +10,7 @@ from distill_utils.args import Parser, cli
 from distill_utils.files import replacing
 from distill_utils.page import MARK, Images, read_run, render
 from distill_utils.progress import progress
-from distill_utils.results import find, group, rank
+from distill_utils.results import find, order
 
 
 def main():
@@ -27,24 +27,20 @@ def main():
                          "args.json")
     images = Images()
     runs = [read_run(folder, images) for folder in progress(folders, desc="reading runs", unit="run")]
-    runs.sort(key=order)
+    runs.sort(key=lambda run: (not run["result"], order(run["result"]) if run["result"] else run["folder"]))
     for number, run in enumerate(runs, 1):
         run["id"] = f"run-{number}"
     page = render(runs, images, ", ".join(map(str, args.folder)))
     with replacing(args.out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")      # of file names that are not UTF-8
     broken = sum(bool(run["problems"]) for run in runs)
     print(f"{args.out}: {len(runs)} runs, {broken} of them with something missing or damaged, {len(page) / 1e6:.1f} MB")
 
 
-def order(run):
-    """As `summarize.py` has them; runs without a result come last."""
-    r = run["result"]
-    return (not r, (group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]) if r else run["folder"])
-
-
 def check_out(path):
-    """ValueError for a file that is none of our pages: it would be lost."""
+    """ValueError for a file that is none of our pages, and would be lost, and for a folder that is not there."""
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for --out {path}: make it, or name another")
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: give the name of a file, such as {path}/report.html")
     if path.exists():

@@ -15,9 +15,8 @@ from distill_utils.results import (
     below_start,
     fair_row,
     find,
-    group,
+    order,
     other_data,
-    rank,
     read,
     row,
     title,
@@ -34,7 +33,7 @@ def main():
     if not runs:
         raise ValueError(f"no result.json below {', '.join(args.folder)}: has a run finished there?")
     results = [read(run / "result.json") for run in runs]
-    results.sort(key=lambda r: (group(r), r["network"], rank(r["method"]), r["ipc"] or 0, r["seed"]))
+    results.sort(key=order)
     print(table(results, args.merge_seeds))
     if measured := [r for r in results if r.get("fair")]:
         print("\n" + fair_table(measured))

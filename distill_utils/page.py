@@ -6,6 +6,7 @@ import json
 import math
 from itertools import groupby
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from distill_utils.synset import is_ours, load_synset
 
 TEMPLATE = "page.html"
 MARK = "<!-- a page of report.py -->"       # in the first line: what has it may be written anew
-CLIPS, POINTS, NUMBERS, CONFUSED = 48, 200, 20, 8       # at most: clips of a set, points of a curve, classes of a
-#                                                         confusion matrix in numbers, pairs of classes in words
+CLIPS, POINTS = 48, 200         # at most: clips of a set, points of a curve
+NUMBERS, CONFUSED = 20, 8       # and classes of a confusion matrix in numbers, pairs of classes in words
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 46, 24, 8, 38       # of a chart, and its margins
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)     # what reading a damaged file raises
+COLUMNS = (0, 4, 1, 2, 3, 5, 6, 7, 8, 9, 10)        # of results.COLUMNS: the score is seen on a narrow screen too
+# what reading a damaged file raises
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 
 
 class Images:
@@ -32,13 +35,13 @@ class Images:
         self.data = {}      # name -> address with the picture in it
 
     def add(self, webp):
-        """What a page needs to cut clips out of an animated WebP that has them one below the other."""
-        with Image.open(io.BytesIO(webp)) as image:
+        """What a page needs to cut clips out of an animated WebP that has them, square ones, one below the other."""
+        with Image.open(io.BytesIO(webp), formats=("WEBP",)) as image:
             image.load()
             width, height = image.size
         name = hashlib.sha256(webp).hexdigest()[:12]
         self.data[name] = "data:image/webp;base64," + base64.b64encode(webp).decode()
-        return {"name": name, "count": max(1, round(height / width)), "width": width}
+        return {"name": name, "count": max(1, round(height / width))}
 
 
 def render(runs, images, title):
@@ -47,9 +50,9 @@ def render(runs, images, title):
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(TEMPLATE).render(
-        mark=MARK, title=title, runs=runs, images=images.data, groups=groups(runs), columns=results.COLUMNS,
-        fair_columns=results.FAIR_COLUMNS, width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT,
-        bottom=HEIGHT - BOTTOM)
+        mark=MARK, title=title, runs=runs, images=images.data, groups=groups(runs),
+        columns=[results.COLUMNS[i] for i in COLUMNS], fair_columns=results.FAIR_COLUMNS, width=WIDTH, height=HEIGHT,
+        left=LEFT, right=WIDTH - RIGHT, bottom=HEIGHT - BOTTOM)
 
 
 def groups(runs):
@@ -59,10 +62,11 @@ def groups(runs):
     for (heading, data), of_one in groupby(sorted(done, key=lambda run: several(run["result"])),
                                            lambda run: several(run["result"])):
         of_one = list(of_one)
-        found.append({"heading": heading + data, "rows": [(run["id"], results.row(run["result"])) for run in of_one],
-                      "fair": [(run["id"], results.fair_row(run["result"])) for run in of_one
-                               if run["result"].get("fair")],
-                      "frontier": frontier(of_one)})
+        cells = [results.row(run["result"]) for run in of_one]
+        found.append({"heading": heading + data, "rows": [
+            (run, [row[i] for i in COLUMNS]) for run, row in zip(of_one, cells, strict=True)], "fair": [
+                (run, results.fair_row(run["result"])) for run in of_one if run["result"].get("fair")],
+            "frontier": frontier(of_one)})
     return found
 
 
@@ -72,45 +76,46 @@ def read_run(folder, images):
     """What a page shows of the run in a folder: a dict. What is missing or damaged is in its `problems`, in words."""
     problems = []
 
-    def attempt(name, read, *more):
+    def attempt(path, read, *more):
         try:
-            return read(folder / name, *more)
+            return read(path, *more)
         except DAMAGE as error:
-            problems.append(str(error) if str(name) in str(error) else f"{name} cannot be read: {error!r}")
+            problems.append(str(error) if str(path) in str(error) else f"{path} cannot be read: {error!r}"[:500])
 
-    run = {"folder": str(folder), "problems": problems, "result": None, "classes": None, "confusion": None,
-           "tiles": None, "accuracy": []}
+    run = {"folder": str(folder), "name": folder.name, "problems": problems, "result": None, "classes": None,
+           "confusion": None, "shown": None, "real": None, "tiles": None, "accuracy": [], "note": None}
     if (folder / "result.json").is_file():
-        run["result"] = attempt("result.json", results.read)
+        run["result"] = attempt(folder / "result.json", results.read)
     else:
         problems.append("there is no result.json: the run is not finished, and goes on with the same command and "
                         "--resume unless it is running now")
-    run["args"] = attempt("args.json", read_dict) or {}
-    run["curves"] = attempt("metrics.jsonl", curves) or []
-    run["facts"] = facts(run["result"] or {}, run["args"])
-    run["caption"] = results.title(run["result"]) if run["result"] else f"{run['args'].get('method')}, {folder.name}"
-    if not run["result"]:
+    args = attempt(folder / "args.json", read_dict) or {}
+    result = run["result"] or {}
+    run["args"] = {str(name): str(value) for name, value in args.items()}
+    run["facts"] = attempt(folder / "args.json", lambda _: facts(result, args)) or []
+    run["curves"] = attempt(folder / "metrics.jsonl", curves) or []
+    run["caption"] = results.title(result) if result else f"{args.get('method') or folder.parent.name}"
+    if not result:
         return run
     if (folder / "confusion.json").is_file():
-        run["classes"], run["confusion"] = attempt("confusion.json", confusion, run["result"]) or (None, None)
-    file = folder / "synset.safetensors"
-    file = file if file.is_file() else run["result"].get("synset")
-    shown = attempt(file, read_set, run["result"], images) if file else None
-    if shown:
-        run["caption"] = results.caption(run["result"], shown["title"])
-        run["classes"] = run["classes"] or shown["classes"]
-    names = run["classes"] or [str(k) for k in range(len(run["result"]["per_class"]))]
-    names = run["classes"] = [legible(name) for name in names]
-    real = attempt("real.webp", read_real, len(names), images) if (folder / "real.webp").is_file() else None
-    run["tiles"], run["kinds"] = tiles(names, run["result"]["per_class"], shown, real), [bool(shown), bool(real)]
-    run["accuracy"] = list(zip(names, run["result"]["per_class"], strict=True))
+        run["classes"], run["confusion"] = attempt(folder / "confusion.json", confusion, result) or (None, None)
+    if file := set_of(folder, result):
+        if is_ours(file):
+            run["shown"] = attempt(file, read_set, result, images, file.parent == folder)
+        else:
+            run["note"] = (f"{file} is a set of another program: its clips are shown once export.py --from has made a "
+                           "file of ours of it.")
+    if run["shown"]:
+        run["caption"] = results.caption(result, run["shown"]["title"])
+        run["classes"] = run["classes"] or run["shown"]["classes"]
+    if not run["classes"] or len(run["classes"]) != len(result["per_class"]):
+        run["classes"] = [str(k) for k in range(len(result["per_class"]))]
+    run["classes"] = [with_latin(name) for name in run["classes"]]
+    if (folder / "real.webp").is_file():
+        run["real"] = attempt(folder / "real.webp", read_real, len(run["classes"]), images)
+    run["tiles"] = tiles(run["classes"], result["per_class"], run["shown"], run["real"])
+    run["accuracy"] = list(zip(run["classes"], result["per_class"], strict=True))
     return run
-
-
-def legible(name):
-    """A class name, with its letters in Latin ones where a browser may have no font for them."""
-    from anyascii import anyascii
-    return name if all(ord(letter) < 0x250 for letter in name) else f"{name} ({anyascii(name)})"
 
 
 def read_dict(file):
@@ -120,35 +125,54 @@ def read_dict(file):
     return content
 
 
+def set_of(folder, result):
+    """The file of the set that a result is of: in the folder of its run, or, of a score, where the set was, also if all
+    runs were moved together. None where there is none."""
+    if (folder / "synset.safetensors").is_file() or not result.get("synset"):
+        return folder / "synset.safetensors" if (folder / "synset.safetensors").is_file() else None
+    file = Path(result["synset"])
+    moved = folder.parent.parent.joinpath(*file.parts[-3:])
+    return moved if moved.is_file() and not file.is_file() else file
+
+
+def with_latin(name):
+    """A class name, with its letters in Latin ones where a browser may have no font for them."""
+    from anyascii import anyascii
+    return name if all(ord(letter) < 0x250 for letter in name) else f"{name} ({anyascii(name)})"
+
+
 def facts(result, args):
     """How a run was made: (what, how) in words."""
-    def size(count):
-        return f"{count / 1e9:.2f} GB" if count else None
+    def percent(network):
+        return f"{network} {100 * result[f'top1_mean_{network}']:.1f} ± {100 * result[f'top1_std_{network}']:.1f} %"
 
-    versions = args.get("versions") or {}
-    how = {"command": args.get("command"), "commit": args.get("commit"), "seed": args.get("seed"),
-           "iteration": result.get("iteration"), "device": args.get("device"), "precision": result.get("precision"),
+    others = [name.removeprefix("top1_mean_") for name in result if name.startswith("top1_mean_")]
+    trained = ("loss", "temperature", "optim_net", "lr_net", "wd_net", "schedule", "epochs")
+    versions, peak = args.get("versions") or {}, result.get("peak_memory_bytes")
+    how = {"data": results.group(result) if result else args.get("dataset"), "seed": args.get("seed"),
+           "commit": args.get("commit"), "device": args.get("device"), "precision": result.get("precision"),
            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
-           "seconds": result.get("seconds"),
+           "iteration": result.get("iteration"), "seconds": result.get("seconds"),
            "of them distilling": result.get("distill_seconds") if "top1_start_mean" in result else None,
-           "peak memory": size(result.get("peak_memory_bytes")), "networks trained by": ", ".join(
-               f"{name} {result[name]}" for name in ("loss", "temperature", "optim_net", "lr_net", "wd_net", "schedule",
-                                                     "epochs") if result.get(name)) or None,
-           "set": result.get("synset"), "restored from": result.get("restored")}
-    return [(what, value) for what, value in how.items() if value is not None]
+           "peak memory": f"{peak / 1e9:.2f} GB" if peak else None, "network": result.get("network"),
+           "other networks": ", ".join(map(percent, others)) or None,
+           "networks trained by": ", ".join(f"{name} {result[name]}" for name in trained if result.get(name)) or None,
+           "set": result.get("synset"), "stored anew from": result.get("restored")}
+    how = {what: [value] for what, value in how.items() if value is not None}
+    return [*({"command": str(args["command"]).split()} if args.get("command") else {}).items(), *how.items()]
 
 
-def read_set(file, result, images):
-    """The clips of a set: which, and a moving picture of them."""
-    if not Path(file).is_file():
+def read_set(file, result, images, own):
+    """The clips of a set: which, and a moving picture of them. own: it lies in the folder of its run."""
+    if not file.is_file():
         raise ValueError(f"the set {file} is not there any more, or lies elsewhere: its clips are not shown")
-    if not is_ours(file):
-        raise ValueError(f"{file} is a set of another program: its clips are shown once export.py --from has made a "
-                         "file of ours of it")
     synset, header = load_synset(file)
-    if file_bytes(file) != result["storage_bytes"]:
-        raise ValueError(f"{file} has {file_bytes(file):,} bytes, and this result is of a set with "
-                         f"{result['storage_bytes']:,}: another set has taken its place")
+    if file_bytes(file) != result["storage_bytes"] or (own and not result.get("restored")
+                                                       and header.get("iteration") != result["iteration"]):
+        raise ValueError(f"{file} is another set than the one that this result is of: its clips are not shown (a run "
+                         "that goes on has a new set before it has a new result)")
+    if synset.num_classes != len(result["per_class"]):
+        raise ValueError(f"{file} has {synset.num_classes} classes, and its result {len(result['per_class'])}")
     classes = picture.shown(synset.num_classes)
     slots = range(min(synset.num_slots, max(1, CLIPS // len(classes))))
     pairs = torch.tensor([(k, slot) for k in classes for slot in slots])
@@ -176,8 +200,7 @@ def tiles(names, accuracy, shown, real):
     for i, k in enumerate(picture.shown(len(names))):
         parts = []
         for n in range(i * shown["slots"], (i + 1) * shown["slots"]) if shown else ():
-            marked = shown["key_frames"] and shown["key_frames"][n]
-            parts.append(("set", shown["image"], n, marked))
+            parts.append(("set", shown["image"], n, shown["key_frames"] and shown["key_frames"][n]))
         parts += [("real", real, i, None)] if real else []
         found.append((names[k], accuracy[k], parts))
     return found if shown or real else None
@@ -187,19 +210,20 @@ def confusion(file, result):
     """(class names, what a page shows of a confusion matrix)."""
     content = read_summed(file)
     names, counts = content["classes"], np.array(content["confusion"])
-    k = len(result["per_class"])
-    if counts.shape != (k, k) or len(names) != k:
+    k, totals = len(result["per_class"]), counts.sum(-1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    if counts.shape != (k, k) or len(names) != k or (counts < 0).any() or not all(isinstance(n, str) for n in names):
         raise ValueError(f"{file} is not of the {k} classes of its result")
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    wrong = counts * ~np.eye(k, dtype=bool)
+    if not np.allclose(shares.diagonal(), result["per_class"], atol=1e-4):
+        raise ValueError(f"{file} is of other scores than its result.json")
+    wrong = shares * ~np.eye(k, dtype=bool)
     pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]]
-    picture_of = io.BytesIO()
-    Image.fromarray((255 * (1 - shares)).round().astype(np.uint8)).save(picture_of, format="PNG")
-    names = [legible(name) for name in names]
-    return content["classes"], {"shares": shares.tolist() if k <= NUMBERS else None,
-                   "image": "data:image/png;base64," + base64.b64encode(picture_of.getvalue()).decode(),
-                   "worst": [(names[a], names[b], int(counts[a, b]), int(counts[a].sum())) for a, b in pairs
-                             if wrong[a, b]]}
+    drawn = io.BytesIO()
+    Image.fromarray((255 * (1 - shares)).round().astype(np.uint8)).save(drawn, format="PNG")
+    address = "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()
+    return names, {"shares": shares.tolist() if k <= NUMBERS else None, "image": address,
+                   "worst": [(with_latin(names[a]), with_latin(names[b]), shares[a, b])
+                             for a, b in pairs if wrong[a, b]]}
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------
@@ -211,14 +235,15 @@ def curves(file):
         if not line.endswith("\n"):     # it is being written
             continue
         line = json.loads(line)
+        it = int(line["iteration"])
         if "network" in line:
-            mean, std = 100 * line["top1_mean"], 100 * line["top1_std"]
+            top1, std = 100 * line["top1_mean"], 100 * line["top1_std"]
             values.setdefault("top-1 %", {}).setdefault(line["network"], []).append(
-                (line["iteration"], mean, std, f"iteration {line['iteration']}: {mean:.1f} ± {std:.1f} %", None))
+                (it, top1, std, f"iteration {it}: {top1:.1f} ± {std:.1f} %", None))
         else:
             for name, value in line.items():
                 if name != "iteration":
-                    values.setdefault(name, {}).setdefault(name, []).append((line["iteration"], value, 0, None, None))
+                    values.setdefault(name, {}).setdefault(name, []).append((it, float(value), 0, None, None))
     return [chart([(name, thinned(points), True) for name, points in lines.items()], "iteration", label)
             for label, lines in values.items() if max(map(len, lines.values())) > 1]
 
@@ -232,35 +257,41 @@ def thinned(points):
 
 
 def frontier(runs):
-    """Chart of the accuracy over the bytes as stored: of each kind of run its points, and the best at most so large."""
-    kinds = {}
+    """Chart of the accuracy over the bytes as stored: a point of each run, and a line through the best means over the
+    seeds of a kind of run at most so large."""
+    kinds, same = {}, {}
     for run in runs:
-        r, mean, std = run["result"], 100 * run["result"]["top1_mean"], 100 * run["result"]["top1_std"]
-        kinds.setdefault(results.title(r), []).append((
-            r["storage_bytes"], mean, std, f"{results.title(r)}, {r['ipc'] or 'all'} clips a class, seed {r['seed']}: "
-            f"{mean:.1f} ± {std:.1f} %, {r['storage_bytes']:,} bytes", f"#{run['id']}"))
-    best, steps = -1.0, []
-    for size, mean, *_ in sorted(point for points in kinds.values() for point in points):
-        if mean > best:
-            steps += [(size, best, 0, None, None)] * (best >= 0) + [(size, mean, 0, None, None)]
-            best = mean
-    return chart([*((name, points, False) for name, points in kinds.items()), ("best of at most so many bytes", steps,
-                                                                               True)], "bytes stored", "top-1 %", True)
+        r, top1, std = run["result"], 100 * run["result"]["top1_mean"], 100 * run["result"]["top1_std"]
+        name, size = results.title(r), r["storage_bytes"]
+        kinds.setdefault(name, []).append((
+            size, top1, std, f"{name}, {r['ipc'] or 'all'} clips a class, seed {r['seed']}: {top1:.1f} ± {std:.1f} %, "
+            f"{size:,} bytes", f"#{run['id']}"))
+        same.setdefault((name, r["ipc"], r["network"], r["epochs"]), []).append((size, top1))
+    best, steps = None, []
+    for size, top1 in sorted([mean(values) for values in zip(*of_one, strict=True)] for of_one in same.values()):
+        if best is None or top1 > best:
+            steps += [(size, best, 0, None, None)] * (best is not None) + [(size, top1, 0, None, None)]
+            best = top1
+    steps.append((max(point[0] for points in kinds.values() for point in points), best, 0, None, None))
+    return chart([*((name, points, False) for name, points in kinds.items()),
+                  ("the best at most so large (means over seeds)", steps, True)], "bytes stored", "top-1 %", True)
 
 
 def chart(series, x_label, y_label, log=False):
     """Where everything of a chart is, in its own units. series: (name, points (x, y, error, text, link), whether a line
     joins them). log: of the x axis."""
     points = [point for _, of_one, _ in series for point in of_one]
+    if not np.isfinite([point[:3] for point in points]).all():
+        raise ValueError(f"{y_label} has a value that is not finite")
     to_x = (lambda x: math.log10(max(x, 1))) if log else float
     xs, ys = [to_x(point[0]) for point in points], [point[1:3] for point in points]
     low, high = min(xs), max(xs)
     if log:
-        low, high = math.floor(low), math.ceil(high)
-        x_ticks = [(n, f"{10 ** (n % 3)} {'kMGT'[n // 3 - 1] if n > 2 else ''}B") for n in range(low, high + 1)]
+        low, high = math.floor(low), max(math.floor(low) + 1, math.ceil(high))
+        x_ticks = [(n, f"{10 ** (n % 3)} {('', 'k', 'M', 'G', 'T', 'P', 'E')[n // 3]}B") for n in range(low, high + 1)]
     else:
-        x_ticks = [(x, f"{x:g}") for x in MaxNLocator(5).tick_values(low, high) if low <= x <= high]
-    y_ticks = list(MaxNLocator(5).tick_values(min(y - error for y, error in ys), max(y + error for y, error in ys)))
+        x_ticks = [(x, f"{x:g}") for x in nice_ticks(low, high) if low <= x <= high]
+    y_ticks = nice_ticks(min(y - error for y, error in ys), max(y + error for y, error in ys))
     bottom, top = y_ticks[0], y_ticks[-1]
 
     def across(x):
@@ -271,8 +302,16 @@ def chart(series, x_label, y_label, log=False):
 
     return {"x_label": x_label, "y_label": y_label, "x_ticks": [(across(x), text) for x, text in x_ticks],
             "y_ticks": [(down(y), f"{y:g}") for y in y_ticks], "series": [{
-                "name": name, "hue": round(i * 137.5) % 360, "line": line, "points": [
+                "name": name, "colour": "#202024" if line and log else colour(i), "line": line, "points": [
                     {"x": across(to_x(x)), "y": down(y), "low": down(y - error), "high": down(y + error), "text": text,
-                     "link": link}
-                    for x, y, error, text, link in (sorted(of_one) if line and not log else of_one)]}
+                     "link": link} for x, y, error, text, link in of_one]}
                 for i, (name, of_one, line) in enumerate(series)]}
+
+
+def nice_ticks(low, high):
+    return [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
+
+
+def colour(number):
+    """Nine hues, then the same lighter and darker."""
+    return f"hsl({number * 160 % 360} 60% {(42, 66, 24)[number // 9 % 3]}%)"

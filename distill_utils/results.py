@@ -3,6 +3,8 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from distill_utils.codecs import CODECS
 from distill_utils.dataset import dataset_label
 from distill_utils.files import is_whole
@@ -17,12 +19,13 @@ TITLES = {"full": "all real clips", "random": "random", "herding": "herding", "k
 # rows come in this order; methods that are not in it, by name, after it
 ORDER = ("full", "random", "herding", "k-center", "static", "DC", "DM", "MTT", "FRePo", "S2D-DM", "S2D-MTT",
          "S2D-FRePo")
-# what a row's title says of labels that are no class numbers, whatever the method's default: they need a row of random
-# clips with labels of the same kind beside them
-LABELS = {"teacher": ", a teacher's labels", "learned": ", learned labels"}
+# what is said of labels that are no class numbers, whatever the method's default (of others, "soft labels"): such rows
+# need one of random clips with labels of the same kind beside them
+LABELS = {None: "", "class": "", "teacher": "a teacher's labels", "learned": "learned labels"}
 CODED = tuple(f" {name}" for name in CODECS)        # of which a title tells that each seed has other bytes
 # of entries that rows are sorted and titled by
-TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None))}
+TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None)),
+         "storage_bytes": int, "num_networks": int, "per_class": list}
 
 
 def find(folder, names=("result.json",)):
@@ -49,7 +52,12 @@ def read(file):
         for name, kind in TYPES.items():
             if not isinstance(result[name], kind):
                 raise TypeError(f"{name} is {result[name]!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not np.isfinite([*result["per_class"], *(result[name] for name in ("top1_mean", "top1_std", "top5_mean"))]
+                           ).all() or not result["per_class"] or not 0 <= result["storage_bytes"] < 1e18:
+            raise ValueError("a value is none that a run writes")
+        if result.get("fair"):
+            fair_row(result)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
     if not whole:
         raise ValueError(f"{file} is not what its run wrote: it is damaged, or was changed by hand: make it again with "
@@ -62,8 +70,7 @@ def group(result):
     chosen = {"classes": "classes {}", "split_file": "split file {}", "split": "split {}", "frames": "{} frames",
               "im_size": "{} pixels", "holdout": "tested on {:.0%} held back of the training clips"}
     chosen = [words.format(result[flag]) for flag, words in chosen.items() if result.get(flag) is not None]
-    heading = ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
-    return heading
+    return ", ".join([dataset_label(result["dataset"]), *chosen, f"protocol {result['protocol']}"])
 
 
 def other_data(results):
@@ -77,8 +84,15 @@ def other_data(results):
     return lambda r: (group(r), f", data {r.get('data', r['dataset'])[:100]}" if group(r) in several else "")
 
 
-def rank(method):
-    return (ORDER.index(method), "") if method in ORDER else (len(ORDER), method)
+def order(r):
+    """Sorts results as tables have them."""
+    method = r["method"]
+    rank = (ORDER.index(method), "") if method in ORDER else (len(ORDER), method)
+    return group(r), r["network"], rank, r["ipc"] or 0, r["seed"]
+
+
+def of_labels(r):
+    return LABELS.get(r.get("labels"), "soft labels")
 
 
 def title(r):
@@ -90,7 +104,7 @@ def title(r):
     name += f", {r['dm_n_real']} real frames" if r.get("dm_n_real") else ""
     name += ", under experts" if r.get("dm_networks") == "experts" else ""
     name += ", Gaussian kernel" if r.get("dm_kernel") == "gaussian" else ""
-    name += LABELS.get(r.get("labels"), "")
+    name += f", {of_labels(r)}" if of_labels(r) else ""
     name += ", scored again" if r.get("scored_again") else ""
     if r.get("store", "float32") != "float32":
         how = "stored anew in" if r.get("restored") else "learned through" if r.get("through_store") else "in"
@@ -138,6 +152,6 @@ def fair_row(r):
 
 def caption(r, what):
     """What a picture of a set says of it: set (in words), loss, labels, store, bytes and score."""
-    labels = {"teacher": "a teacher's labels", "learned": "learned labels"}.get(r.get("labels"), "class labels")
-    return (f"{r['method']}: {what}, {r['ipc']} a class, {labels}; {r.get('store', 'float32')}, "
-            f"{r['storage_bytes']:,} bytes; top-1 {100 * r['top1_mean']:.1f} % ({r['num_networks']} {r['network']})")
+    return (f"{r['method']}: {what}, {r['ipc']} a class, {of_labels(r) or 'class labels'}; "
+            f"{r.get('store', 'float32')}, {r['storage_bytes']:,} bytes; "
+            f"top-1 {100 * r['top1_mean']:.1f} % ({r['num_networks']} {r['network']})")

@@ -335,8 +335,8 @@ class Run:
                 self.save(iteration)
         self.evaluating = False
         reported = self.reported_iteration(networks)
-        for entry in self.history:      # K * K numbers of each network: kept of what is reported alone
-            if entry["iteration"] != reported:
+        for entry in self.history:      # K * K numbers: kept of what is reported alone
+            if (entry["iteration"], entry["network"]) != (reported, networks[0]):
                 entry.pop("confusion", None)
         if synset is not None and iteration == reported:
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,

@@ -128,6 +128,6 @@ wait $LANE || { tail -n 5 "$OUT/lane.log" >&2; echo "the second lane failed: see
 trap - EXIT
 cat "$OUT/lane.out"
 echo "picture: $OUT/S2D-DM/1_seed$FIRST/preview.png (and preview.gif, curve.png beside it)"
-"$PYTHON" report.py "$OUT" --out "$OUT/report.html" 2>/dev/null
+"$PYTHON" report.py "$OUT" --out "$OUT/report.html"
 echo "page: $OUT/report.html (open it in a browser: all sets, moving beside real clips)"
 "$PYTHON" summarize.py "$OUT" --json "$OUT/table.json"

@@ -5,7 +5,9 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import replace
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +18,13 @@ import distill_coreset
 import distill_DM
 import evaluate
 import report
+from conftest import NET
 from distill_utils import page, picture
+from distill_utils.dataset import Spec, get_spec
 from distill_utils.files import with_sum
 from distill_utils.page import Images, read_run
-from distill_utils.synset import load_synset
+from distill_utils.storage import save_synset
+from distill_utils.synset import VideoSet, load_synset
 from runs import FAST, words
 from test_own_data import write_csv
 
@@ -51,11 +56,12 @@ def result(tmp_path_factory):
             patch.setattr(sys, "argv", [f"{module.__name__}.py", *words(flags), *switches])
             module.main()
 
-    run(distill_DM, name="a<b>&", ipc=2, batch_real=2)
+    run(distill_DM, name="a<b>&", ipc=2, batch_real=2, seed=1)
     run(distill_DM, name="kf", ipc=1, set="keyframes", batch_real=2)
     run(distill_coreset, name="r", store="jpeg:90")
     run(evaluate, name="full", train_on="full")
-    run(evaluate, "--fair", "jpeg:50", name="again", synset=folder / "result/DM/a<b>&/synset.safetensors")
+    run(evaluate, "--fair", "jpeg:50", "--model_eval", NET, "ConvNet3DD1", name="again",
+        synset=folder / "result/DM/a<b>&/synset.safetensors")
     shutil.copytree(folder / "result/DM/a<b>&", folder / "result/DM/half")
     (folder / "result/DM/half/result.json").unlink()
     return folder / "result"
@@ -85,7 +91,7 @@ def test_everything_of_a_run_is_there_and_it_is_text(copied, monkeypatch, capsys
     assert len(re.findall(r"<details class=\"run\"", text)) == 6
     assert "key frames 1, 4" in text and "jpeg:90" in text and "over as many bytes of them" in text
     assert "there is no result.json: the run is not finished" in text
-    assert "python distill_DM.py --frames 4" in text and "peak memory" in text
+    assert "distill_DM.py" in text and "peak memory" in text and re.search(r"ConvNet3DD1</span> .*? ± .*? %", text)
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)[^\"]*\"|url\(\"(?!data:)|@import", text)     # nothing is fetched
     assert text == make(monkeypatch, copied)
 
@@ -120,23 +126,43 @@ def test_clips_stand_beside_the_real_ones_of_their_class(result):
 def test_a_confusion_matrix_of_few_and_of_many_classes(tmp_path):
     counts = np.zeros((30, 30), int)
     counts[np.arange(30), np.arange(30)] = 6
-    counts[3, 5] = 4
+    counts[3, 5], counts[4, 6], counts[4, 4] = 4, 5, 95
     content = {"network": "N", "classes": [f"c{k}" for k in range(30)], "confusion": counts.tolist()}
     (tmp_path / "confusion.json").write_text(json.dumps(with_sum(content)))
-    names, found = page.confusion(tmp_path / "confusion.json", {"per_class": [0] * 30})
-    assert names[3] == "c3" and found["shares"] is None and found["worst"] == [("c3", "c5", 4, 10)]
-    content = {"network": "N", "classes": ["a", "b"], "confusion": [[3, 1], [0, 0]]}
+    result = {"per_class": [0.6 if k == 3 else 0.95 if k == 4 else 1 for k in range(30)]}
+    names, found = page.confusion(tmp_path / "confusion.json", result)
+    assert names[3] == "c3" and found["shares"] is None and found["worst"] == [("c3", "c5", 0.4), ("c4", "c6", 0.05)]
+    content = {"network": "N", "classes": ["a", "b"], "confusion": [[3, 1], [0, 2]]}
     (tmp_path / "confusion.json").write_text(json.dumps(with_sum(content)))
-    assert page.confusion(tmp_path / "confusion.json", {"per_class": [0, 0]})[1]["shares"] == [[0.75, 0.25], [0, 0]]
+    assert page.confusion(tmp_path / "confusion.json", {"per_class": [0.75, 1]})[1]["shares"] == [[0.75, 0.25], [0, 1]]
+    with pytest.raises(ValueError, match="is of other scores"):
+        page.confusion(tmp_path / "confusion.json", {"per_class": [0.5, 1]})
 
 
-def test_a_set_of_400_classes_makes_a_small_page(tmp_path):
-    """Noise, the worst case, of the size and length of Kinetics."""
-    clips = torch.randn(24, 8, 3, 112, 112)
-    assert len(picture.shown(400)) == 24 and picture.shown(3) == [0, 1, 2] and picture.shown(400)[-1] == 399
-    assert len(picture.moving(clips, (0.5,) * 3, (0.2,) * 3)) < 4e6
-    long = torch.randn(1, 64, 3, 40, 40)
-    assert len(picture.moving(long, (0.5,) * 3, (0.2,) * 3)) < 1e5
+def test_a_set_of_400_classes_makes_a_small_page(result, tmp_path):
+    assert picture.shown(3) == [0, 1, 2] and picture.shown(400)[-1] == 399
+    spec = Spec("K", "s.csv", tuple(f"class {k}" for k in range(400)), frames=2, stride=1, size=8)
+    synset = VideoSet(400, 3, spec.shape)
+    synset.videos.data.normal_()
+    save_synset(tmp_path / "synset.safetensors", synset, spec, method="DM", iteration=4)
+    whole = json.loads((result / "DM/a<b>&/result.json").read_text()) | {
+        "per_class": [0.5] * 400, "storage_bytes": 400 * 3 * 2 * 3 * 64 * 4}
+    del whole["sum"]
+    (tmp_path / "result.json").write_text(json.dumps(with_sum(whole)))
+    (tmp_path / "args.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "real.webp").write_bytes(picture.moving(torch.randn(24, 2, 3, 8, 8), spec.mean, spec.std))
+    content = {"network": "N", "classes": spec.classes, "confusion": (np.eye(400, dtype=int) + np.eye(
+        400, k=1, dtype=int) + np.eye(400, k=-399, dtype=int)).tolist()}
+    (tmp_path / "confusion.json").write_text(json.dumps(with_sum(content)))
+    images = Images()
+    run = read_run(tmp_path, images) | {"id": "run-1"}
+    assert run["problems"] == [] and len(run["tiles"]) == 24 and run["shown"]["slots"] == 2
+    text = page.render([run], images, "x")
+    assert len(text) < 400_000 and "24 of 400 classes, 2 of 3 clips of each" in text
+    # noise, the worst case, of the size and length of Kinetics
+    assert len(picture.moving(torch.randn(24, 8, 3, 112, 112), spec.mean, spec.std)) < 4e6
+    assert len(picture.moving(torch.randn(1, 64, 3, 40, 40), spec.mean, spec.std)) < 1e5
 
 
 def test_curves_and_frontier(tmp_path):
@@ -148,15 +174,20 @@ def test_curves_and_frontier(tmp_path):
     assert loss["y_label"] == "loss" and len(loss["series"][0]["points"]) == page.POINTS
     assert top1["y_label"] == "top-1 %" and len(top1["series"][0]["points"]) == 2
     runs = [{"id": f"run-{i}", "result": {"method": "random", "seed": i, "ipc": i, "storage_bytes": size,
-                                          "top1_mean": top1, "top1_std": 0.02}}
+                                          "top1_mean": top1, "top1_std": 0.02, "network": "N", "epochs": 1}}
             for i, (size, top1) in enumerate([(1000, 0.2), (20_000, 0.1), (500_000, 0.6)])]
     found = page.frontier(runs)
     points, best = found["series"][0]["points"], found["series"][-1]["points"]
     assert [text for _, text in found["x_ticks"]] == ["1 kB", "10 kB", "100 kB", "1 MB"]
     assert points[0]["x"] < points[1]["x"] < points[2]["x"] and points[1]["y"] > points[0]["y"] > points[2]["y"]
     assert [(p["x"], p["y"]) for p in best] == [(points[0]["x"], points[0]["y"]), (points[2]["x"], points[0]["y"]),
-                                                (points[2]["x"], points[2]["y"])]
+                                                *[(points[2]["x"], points[2]["y"])] * 2]
     assert points[2]["link"] == "#run-2" and "60.0 ± 2.0 %, 500,000 bytes" in points[2]["text"]
+    lucky = {"id": "run-9", "result": runs[0]["result"] | {"top1_mean": 0.8, "seed": 9}}      # the line has means
+    assert page.frontier([*runs, lucky])["series"][-1]["points"][0]["y"] == page.frontier([
+        {"id": "run-8", "result": runs[0]["result"] | {"top1_mean": 0.5}}, *runs[1:], {
+            "id": "run-7", "result": runs[0]["result"] | {"top1_mean": 0.8, "ipc": 3, "storage_bytes": 9e5}}]
+        )["series"][-1]["points"][0]["y"]
     one = page.chart([("a", [(5, 50.0, 0, None, None)], True)], "x", "y")      # a single point has no span
     assert one["series"][0]["points"][0]["x"] >= page.LEFT
 
@@ -169,7 +200,13 @@ def test_curves_and_frontier(tmp_path):
     ("args.json", "[]", "does not hold a JSON object"), ("args.json", None, "args.json"),
     ("metrics.jsonl", "7\n", "metrics.jsonl"), ("confusion.json", "{}", "is damaged"),
     ("real.webp", "nonsense", "cannot identify image"), ("synset.safetensors", "nonsense", "synset.safetensors"),
-    ("synset.safetensors", None, "is not there any more"), ("synset.safetensors", "other", "another set has taken")])
+    ("synset.safetensors", None, "is not there any more"), ("synset.safetensors", "other", "is another set than"),
+    ("synset.safetensors", "later", "is another set than"), ("result.json", {"per_class": [0.5]}, ""),
+    ("result.json", {"per_class": "abc"}, "is not the result of a run"),
+    ("result.json", {"fair": [1]}, "is not the result of a run"),
+    ("result.json", {"storage_bytes": 1e300}, "is not the result of a run"),
+    ("args.json", '{"versions": [1]}', "args.json"), ("args.json", "[" * 100_000, "args.json"),
+    ("metrics.jsonl", '{"iteration": 1, "loss": NaN}\n{"iteration": 2, "loss": NaN}\n', "not finite")])
 def test_what_is_damaged_is_named_and_the_rest_is_shown(file, damage, message, copied, monkeypatch):
     folder = copied / "KF-DM" / "kf"
     path = folder / file
@@ -179,6 +216,13 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(file, damage, message, c
             content = json.loads((folder / "result.json").read_text())
             del content["sum"]
             (folder / "result.json").write_text(json.dumps(with_sum(content | {"synset": str(path)})))
+    elif damage == "later":         # as of a run that goes on
+        synset, header = load_synset(path)
+        keep = {key: header[key] for key in ("method", "iteration")}
+        save_synset(path, synset, replace(get_spec("MotionDigits", 4, 16), classes=NAMES), **keep | {"iteration": 9})
+    elif isinstance(damage, dict):  # an old result, without what tells that it was changed
+        content = {k: value for k, value in json.loads(path.read_text()).items() if k not in ("sum", "data")}
+        path.write_text(json.dumps(content | damage))
     elif damage == "other":
         shutil.copy(copied / "DM/a<b>&" / file, path)
     elif isinstance(damage, tuple):
@@ -186,7 +230,8 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(file, damage, message, c
     else:
         path.write_text(damage)
     run = read_run(folder, Images())
-    assert len(run["problems"]) == 1 and message in run["problems"][0]
+    assert len(run["problems"]) == 1 + (isinstance(damage, dict) and message == "") * 2
+    assert message in run["problems"][0]
     text = make(monkeypatch, copied)
     assert message in text.replace("&#39;", "'") and len(re.findall(r"<details class=\"run\"", text)) == 6
 
@@ -206,10 +251,32 @@ def test_a_page_replaces_no_file_but_a_page(result, tmp_path, monkeypatch):
         report.main()
 
 
-def test_a_set_of_another_program_says_how_its_clips_are_shown(tmp_path):
-    torch.save(torch.zeros(3, 3), tmp_path / "set.pt")
-    with pytest.raises(ValueError, match="export.py --from"):
-        page.read_set(tmp_path / "set.pt", {}, Images())
+def test_a_set_of_another_program_says_how_its_clips_are_shown(copied):
+    path = copied / "score" / "again" / "result.json"
+    content = json.loads(path.read_text()) | {"synset": "/x/set.pt"}
+    del content["sum"]
+    path.write_text(json.dumps(with_sum(content)))
+    run = read_run(path.parent, Images())
+    assert "export.py --from" in run["note"] and run["problems"] == [] and run["shown"] is None
+
+
+def test_folders_may_be_relative_and_moved(result, tmp_path, monkeypatch):
+    shutil.copytree(result, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for name in ("DM/a<b>&", "score/again"):
+        path = Path("elsewhere") / name
+        content = json.loads((path / "result.json").read_text())
+        del content["sum"]
+        gone = {"synset": f"/gone{content['synset'][-len('/DM/a<b>&/synset.safetensors'):]}"}
+        (path / "result.json").write_text(json.dumps(with_sum(content | gone)))
+        run = read_run(path, Images())
+        assert run["problems"] == [] and run["shown"]["slots"] == 2, name
+
+
+def test_names_that_are_no_utf8_do_not_stop_the_page(copied, monkeypatch):
+    path = copied / "DM/a<b>&/args.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"command": "python x.py --data \udcff"}))
+    assert "x.py" in make(monkeypatch, copied)
 
 
 # ---- in a browser -------------------------------------------------------------------------------------------------
@@ -268,7 +335,8 @@ def number_of(text):
 
 def test_a_click_on_a_heading_sorts(opened):
     headings = opened.find_elements("css selector", "table.sortable th button")
-    for number, key in ((0, str), (2, number_of), (8, number_of), (4, number_of)):
+    assert headings[1].text == "top-1 %"
+    for number, key in ((0, str), (3, number_of), (8, number_of), (1, number_of)):
         headings[number].click()
         up = column(opened, number)
         headings[number].click()
@@ -276,6 +344,10 @@ def test_a_click_on_a_heading_sorts(opened):
         assert sorted(up) == sorted(down) and len(up) == 5
         assert [key(text) for text in up] == sorted(map(key, up))
         assert [key(text) for text in down] == sorted(map(key, down), reverse=True)
+    for number, last in ((2, "all"), (4, "")):       # words come after numbers, and what is empty last
+        headings[number].click()
+        assert column(opened, number)[-1] == last
+        headings[number].click()
     assert len(opened.find_elements("css selector", "th[aria-sort=descending]")) == 1
     assert opened.get_log("browser") == []
 

@@ -149,7 +149,7 @@ def test_a_network_named_twice_is_scored_once(script):
 
 
 def test_a_checkpoint_is_plain_tensors_and_files_say_what_they_should(script):
-    folder = script("S2D-DM", "x")
+    folder = script("S2D-DM", "x", num_eval=2)
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     assert state["iteration"] == 4 and {"synset", "optimizer"} == set(state["parts"])
     args = json.loads((folder / "args.json").read_text())
@@ -164,9 +164,9 @@ def test_a_checkpoint_is_plain_tensors_and_files_say_what_they_should(script):
     assert args["command"].startswith("python distill_s2d_DM --frames 4") and "--name x" in args["command"]
     confusion = json.loads((folder / "confusion.json").read_text())
     counts = np.array(confusion["confusion"])
-    assert confusion["network"] == NET and confusion["classes"][0] == "ZeroUp" and counts.sum(1).tolist() == [2] * 10
-    assert (counts.diagonal() / 2).tolist() == result["per_class"]
-    assert [entry["iteration"] for entry in state["history"] if "confusion" in entry] == [2, 4]   # 0 went
+    assert confusion["network"] == NET and confusion["classes"][0] == "ZeroUp" and (counts.sum(1) == 2 * 2).all()
+    assert (counts.diagonal() / 4).tolist() == result["per_class"]
+    assert [entry["iteration"] for entry in state["history"] if "confusion" in entry] == [2, 2, 4, 4]     # 0 went
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "top1_mean" in line] == [0, 2, 4]
 
