@@ -52,9 +52,11 @@ COMMANDS = {    # in their order: each may read what those before it left
     "score": "evaluate " + SCORED.replace("--name x", "--name {world_name}") + " --synset "
              "{world}/result/S2D-DM/x/synset.safetensors",
     "table": "summarize {world}/result --json {world}/table.json",
+    "page": "report {world}/result -o {world}/page.html",
     "clips": "extract_frames.extract_folder --source {world}/videos --target {world}/mine --num_workers 1 --im_size 32"}
 # what is made once and kept: the fault's trial starts without it, and its command makes it again
 OUTPUT = {"experts": ["buffers"], "DM": ["result/DM", "cache"], "score": ["result/score"], "table": ["table.json"],
+          "page": ["page.html"],
           "clips": ["mine"]}
 READ_BY = {     # files, and a command that reads them; with True one that goes on from half-way
     "result/DC/x/checkpoint.pt": ("DC", True), "result/DM/x/checkpoint.pt": ("DM", True),
@@ -109,9 +111,9 @@ def made(world):
     found = {}
     for path in sorted(world.rglob("*")):
         name = str(path.relative_to(world))
-        if path.suffix in (".safetensors", ".npy", ".png", ".gif", ".jpg", ".csv"):
+        if path.suffix in (".safetensors", ".npy", ".png", ".gif", ".jpg", ".csv", ".webp"):
             found[name] = path.read_bytes()
-        elif path.name in ("result.json", "table.json"):
+        elif path.name in ("result.json", "table.json", "confusion.json"):
             found[name] = without_times(json.loads(path.read_text()))
     return found
 
@@ -184,7 +186,7 @@ def kill(rng, world, seconds, references):
     what = f"{name}, {signal.Signals(number).name} after {moment:.2f} s"
     # what is written without a lock is tidied up a day later
     strays = [str(path) for path in world.rglob(".*") if (".tmp" in path.name or ".unfinished" in path.name)
-              and not path.name.startswith((".table.json.", ".split.csv."))]
+              and not path.name.startswith((".table.json.", ".split.csv.", ".page.html."))]
     if status or strays:
         return what, f"failed: {strays or text.strip().splitlines()[-1]}"
     return what, compare(world, references[None])
