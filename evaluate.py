@@ -18,7 +18,7 @@ from distill_utils import augment, fair
 from distill_utils.files import read_summed
 from distill_utils.labels import check_recipe
 from distill_utils.run import ABOUT_LOSS, Run, data_digest
-from distill_utils.storage import STORES, as_stored, file_bytes, save_synset, storage_bytes
+from distill_utils.storage import STORES, as_stored, file_bytes, file_sum, save_synset, storage_bytes
 from distill_utils.synset import check_classes, fit, is_ours, load_published, load_synset
 
 
@@ -112,6 +112,7 @@ def main():
         about |= {"restored": args.synset, "through_store": None, "storage_bytes": file_bytes(path)}
     else:       # scored as its file holds it: the same seed gives what its run reported
         about |= {"synset": args.synset, "scored_again": again and ours, "store": header["store"],
+                  "set_sum": file_sum(args.synset) if ours else None,
                   "storage_bytes": file_bytes(args.synset) if ours else storage_bytes(synset)}
     if args.fair:
         about["fair"] = compare(args, run, data, train_on, pool[0], settings, teacher, about["storage_bytes"],

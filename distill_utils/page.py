@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from itertools import groupby
 from pathlib import Path
 from statistics import mean
@@ -11,16 +12,17 @@ from statistics import mean
 import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distill_utils import picture, results
 from distill_utils.files import read_summed
-from distill_utils.storage import file_bytes
+from distill_utils.storage import file_bytes, file_sum
 from distill_utils.synset import is_ours, load_synset
+from distill_utils.tensors import check_file
 
 TEMPLATE = "page.html"
 MARK = "<!-- a page of report.py -->"       # in the first line: what has it may be written anew
-CLIPS, POINTS = 48, 200         # at most: clips of a set, points of a curve
+CLIPS, POINTS, LARGEST = 48, 200, 8_000_000      # at most: clips of a set, points of a curve, bytes of real clips
 NUMBERS, CONFUSED = 20, 8       # and classes of a confusion matrix in numbers, pairs of classes in words
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 270, 46, 24, 8, 38       # of a chart, and its margins
 COLUMNS = (0, 4, 1, 2, 3, 5, 6, 7, 8, 9, 10)        # of results.COLUMNS: the score is seen on a narrow screen too
@@ -36,21 +38,24 @@ class Images:
 
     def add(self, webp):
         """What a page needs to cut clips out of an animated WebP that has them, square ones, one below the other."""
-        with Image.open(io.BytesIO(webp), formats=("WEBP",)) as image:
-            image.load()
-            width, height = image.size
+        try:
+            with Image.open(io.BytesIO(webp), formats=("WEBP",)) as image:
+                image.load()
+                width, height = image.size
+        except UnidentifiedImageError:
+            raise ValueError("it is no WebP picture") from None
         name = hashlib.sha256(webp).hexdigest()[:12]
         self.data[name] = "data:image/webp;base64," + base64.b64encode(webp).decode()
         return {"name": name, "count": max(1, round(height / width))}
 
 
-def render(runs, images, title):
-    """The page of what `read_run` gave, a text."""
+def render(runs, images, title, unreadable=()):
+    """The page of what `read_run` gave, a text. unreadable: what else there is to say of the folders."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(TEMPLATE).render(
-        mark=MARK, title=title, runs=runs, images=images.data, groups=groups(runs),
+        mark=MARK, title=title, unreadable=unreadable, runs=runs, images=images.data, groups=groups(runs),
         columns=[results.COLUMNS[i] for i in COLUMNS], fair_columns=results.FAIR_COLUMNS, width=WIDTH, height=HEIGHT,
         left=LEFT, right=WIDTH - RIGHT, bottom=HEIGHT - BOTTOM)
 
@@ -80,27 +85,32 @@ def read_run(folder, images):
         try:
             return read(path, *more)
         except DAMAGE as error:
-            problems.append(str(error) if str(path) in str(error) else f"{path} cannot be read: {error!r}"[:500])
+            problems.append(str(error) if str(path) in str(error) else
+                            f"{path} cannot be read ({str(error) or type(error).__name__}): make the run again with "
+                            "--overwrite, or leave it as it is"[:1000])
 
     run = {"folder": str(folder), "name": folder.name, "problems": problems, "result": None, "classes": None,
            "confusion": None, "shown": None, "real": None, "tiles": None, "accuracy": [], "note": None}
-    if (folder / "result.json").is_file():
+    if os.path.lexists(folder / "result.json"):
         run["result"] = attempt(folder / "result.json", results.read)
     else:
         problems.append("there is no result.json: the run is not finished, and goes on with the same command and "
                         "--resume unless it is running now")
     args = attempt(folder / "args.json", read_dict) or {}
     result = run["result"] or {}
-    run["args"] = {str(name): str(value) for name, value in args.items()}
-    run["facts"] = attempt(folder / "args.json", lambda _: facts(result, args)) or []
-    run["curves"] = attempt(folder / "metrics.jsonl", curves) or []
+    run["args"] = {str(name): shortened(value) for name, value in args.items()}
+    run["facts"] = attempt(folder, lambda _: facts(result, args)) or []
+    run["curves"] = attempt(folder / "metrics.jsonl", curves, bool(result)) or []
     run["caption"] = results.title(result) if result else f"{args.get('method') or folder.parent.name}"
     if not result:
         return run
-    if (folder / "confusion.json").is_file():
+    def is_due(name):       # runs that remember their command have it
+        return "command" in args or os.path.lexists(folder / name)
+
+    if is_due("confusion.json"):
         run["classes"], run["confusion"] = attempt(folder / "confusion.json", confusion, result) or (None, None)
     if file := set_of(folder, result):
-        if is_ours(file):
+        if is_ours(file) or not file.is_file():
             run["shown"] = attempt(file, read_set, result, images, file.parent == folder)
         else:
             run["note"] = (f"{file} is a set of another program: its clips are shown once export.py --from has made a "
@@ -111,14 +121,20 @@ def read_run(folder, images):
     if not run["classes"] or len(run["classes"]) != len(result["per_class"]):
         run["classes"] = [str(k) for k in range(len(result["per_class"]))]
     run["classes"] = [with_latin(name) for name in run["classes"]]
-    if (folder / "real.webp").is_file():
+    if is_due("real.webp"):
         run["real"] = attempt(folder / "real.webp", read_real, len(run["classes"]), images)
     run["tiles"] = tiles(run["classes"], result["per_class"], run["shown"], run["real"])
     run["accuracy"] = list(zip(run["classes"], result["per_class"], strict=True))
     return run
 
 
+def shortened(value, most=2000):
+    text = str(value)
+    return text if len(text) <= most else f"{text[:most]} ... ({len(text):,} letters)"
+
+
 def read_dict(file):
+    check_file(file)
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{file} does not hold a JSON object")
@@ -126,13 +142,13 @@ def read_dict(file):
 
 
 def set_of(folder, result):
-    """The file of the set that a result is of: in the folder of its run, or, of a score, where the set was, also if all
-    runs were moved together. None where there is none."""
-    if (folder / "synset.safetensors").is_file() or not result.get("synset"):
-        return folder / "synset.safetensors" if (folder / "synset.safetensors").is_file() else None
-    file = Path(result["synset"])
-    moved = folder.parent.parent.joinpath(*file.parts[-3:])
-    return moved if moved.is_file() and not file.is_file() else file
+    """The file of the set that a result is of: in the folder of its run, or, of a score, beside that in the folder of
+    another, whatever folders lie above, or where it was. None where there is none."""
+    own, file = folder / "synset.safetensors", Path(result.get("synset") or "")
+    if os.path.lexists(own) or file.parts[-3:] == own.absolute().parts[-3:]:
+        return own
+    beside = folder.parent.parent.joinpath(*file.parts[-3:])
+    return (beside if os.path.isfile(beside) else file) if result.get("synset") else None
 
 
 def with_latin(name):
@@ -159,16 +175,21 @@ def facts(result, args):
            "networks trained by": ", ".join(f"{name} {result[name]}" for name in trained if result.get(name)) or None,
            "set": result.get("synset"), "stored anew from": result.get("restored")}
     how = {what: [value] for what, value in how.items() if value is not None}
-    return [*({"command": str(args["command"]).split()} if args.get("command") else {}).items(), *how.items()]
+    command = {"command": shortened(args["command"]).split()} if args.get("command") else {}
+    return [*command.items(), *how.items()]
 
 
 def read_set(file, result, images, own):
     """The clips of a set: which, and a moving picture of them. own: it lies in the folder of its run."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ValueError(f"the set {file} is not there any more, or lies elsewhere: its clips are not shown")
     synset, header = load_synset(file)
-    if file_bytes(file) != result["storage_bytes"] or (own and not result.get("restored")
-                                                       and header.get("iteration") != result["iteration"]):
+    if result.get("set_sum"):
+        same = file_sum(file) == result["set_sum"]
+    else:       # of before there were sums
+        same = file_bytes(file) == result["storage_bytes"] and (
+            not own or result.get("restored") or header.get("iteration") == result["iteration"])
+    if not same:
         raise ValueError(f"{file} is another set than the one that this result is of: its clips are not shown (a run "
                          "that goes on has a new set before it has a new result)")
     if synset.num_classes != len(result["per_class"]):
@@ -187,6 +208,9 @@ def read_set(file, result, images, own):
 
 def read_real(file, num_classes, images):
     """real.webp, a clip of each class that is shown."""
+    check_file(file)
+    if file.stat().st_size > LARGEST:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes, and no run writes more than {LARGEST:,}")
     image = images.add(file.read_bytes())
     if image["count"] != len(picture.shown(num_classes)):
         raise ValueError(f"{file} is not of the classes that are shown: it is damaged, or was made by another version")
@@ -208,11 +232,13 @@ def tiles(names, accuracy, shown, real):
 
 def confusion(file, result):
     """(class names, what a page shows of a confusion matrix)."""
+    check_file(file)
     content = read_summed(file)
     names, counts = content["classes"], np.array(content["confusion"])
     k, totals = len(result["per_class"]), counts.sum(-1, keepdims=True)
     shares = counts / np.maximum(totals, 1)
-    if counts.shape != (k, k) or len(names) != k or (counts < 0).any() or not all(isinstance(n, str) for n in names):
+    named = isinstance(names, list) and len(names) == k and all(isinstance(name, str) for name in names)
+    if counts.shape != (k, k) or not named or (counts < 0).any():
         raise ValueError(f"{file} is not of the {k} classes of its result")
     if not np.allclose(shares.diagonal(), result["per_class"], atol=1e-4):
         raise ValueError(f"{file} is of other scores than its result.json")
@@ -228,11 +254,12 @@ def confusion(file, result):
 
 # ---- charts -------------------------------------------------------------------------------------------------------
 
-def curves(file):
+def curves(file, finished):
     """Charts of a log: the scores (of each network a line), and each other value that it has."""
+    check_file(file)
     values = {}
     for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):     # it is being written
+        if not line.endswith("\n") and not finished:    # it is being written
             continue
         line = json.loads(line)
         it = int(line["iteration"])

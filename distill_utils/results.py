@@ -25,17 +25,20 @@ LABELS = {None: "", "class": "", "teacher": "a teacher's labels", "learned": "le
 CODED = tuple(f" {name}" for name in CODECS)        # of which a title tells that each seed has other bytes
 # of entries that rows are sorted and titled by
 TYPES = {"method": str, "dataset": str, "network": str, "protocol": str, "seed": int, "ipc": (int, type(None)),
-         "storage_bytes": int, "num_networks": int, "per_class": list}
+         "storage_bytes": int, "num_networks": int, "per_class": list, "epochs": int}
+LATER = {"synset": (str, type(None)), "data": str}      # and of those that not every result has
 
 
-def find(folder, names=("result.json",)):
+def fail(error):
+    raise error
+
+
+def find(folder, names=("result.json",), onerror=fail):
     """The folders below one that hold a file of these names; links are followed, but not in a circle. (What is hidden
-    is left of a run that --overwrite was deleting.)"""
-    def fail(error):
-        raise error
+    is left of a run that --overwrite was deleting.) onerror: takes the error of a folder that cannot be read."""
 
     seen = set()
-    for top, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    for top, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         real = os.path.realpath(top)
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         seen.add(real)
@@ -49,16 +52,18 @@ def read(file):
         result = json.loads(file.read_text(encoding="utf-8"))
         row(result)
         whole = is_whole(result, since="data")
-        for name, kind in TYPES.items():
+        for name, kind in {**TYPES, **{name: kind for name, kind in LATER.items() if name in result}}.items():
             if not isinstance(result[name], kind):
-                raise TypeError(f"{name} is {result[name]!r}")
-        if not np.isfinite([*result["per_class"], *(result[name] for name in ("top1_mean", "top1_std", "top5_mean"))]
-                           ).all() or not result["per_class"] or not 0 <= result["storage_bytes"] < 1e18:
+                raise TypeError(f"{name} is {result[name]!r}"[:200])
+        group(result)
+        scores = np.array([*result["per_class"], *(result[name] for name in ("top1_mean", "top1_std", "top5_mean"))])
+        if not (result["per_class"] and ((scores >= 0) & (scores <= 1)).all() and 0 <= result["storage_bytes"] < 1e18):
             raise ValueError("a value is none that a run writes")
         if result.get("fair"):
             fair_row(result)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{file} is not the result of a run of this program: take it out of the folder") from error
+        raise ValueError(f"{file} is not the result of a run of this program ({error}): take it out of the folder"
+                         ) from error
     if not whole:
         raise ValueError(f"{file} is not what its run wrote: it is damaged, or was changed by hand: make it again with "
                          "--overwrite, or take it out of the folder")

@@ -27,7 +27,7 @@ from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
 from distill_utils.protocols import PROTOCOLS
 from distill_utils.seeds import derive_seed, make_generator, seeded
-from distill_utils.storage import as_stored, file_bytes, save_synset
+from distill_utils.storage import as_stored, file_bytes, file_sum, save_synset
 from distill_utils.synset import fit, load_synset
 from distill_utils.tensors import load_plain
 from networks import CHANGED, get_eval_pool
@@ -451,7 +451,8 @@ class Run:
             if header.get("syn_lr") is not None and PROTOCOLS[self.args["protocol"]].learned_rate:
                 result["lr_net"] = header["syn_lr"]
             result["form"] = getattr(synset, "form", None)
-            result |= {"storage_bytes": file_bytes(path), "synset": str(path), "store": header["store"]}
+            result |= {"storage_bytes": file_bytes(path), "synset": str(path), "set_sum": file_sum(path),
+                       "store": header["store"]}
             largest = max(float(synset.state_dict()[name].abs().max()) for name in synset.pixels)
             if largest > 1000:      # each clip is standardised before a network sees it, which hides the size
                 print(f"note: pixels of this set reach {largest:.3g}, where those of real clips stay below 3: its "

@@ -154,7 +154,13 @@ def storage_bytes(synset, store="float32", spec=None):
 
 def file_bytes(path):
     """The same of a set's file."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in TensorFile(path).read_all().values())
+    file = TensorFile(path)
+    return sum(map(file.size, file.names()))
+
+
+def file_sum(path):
+    """The check sum of a set's file, which tells it from others; None of a file from before there were any."""
+    return TensorFile(path).sum
 
 
 def save_synset(path, synset, spec, store="float32", /, **header):

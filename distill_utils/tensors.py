@@ -6,9 +6,11 @@ where it is read. A file without check sums, from before them or of another prog
 """
 import json
 import pickle
+import re
 import warnings
 import zipfile
 import zlib
+from math import prod
 from pathlib import Path
 
 import torch
@@ -59,7 +61,7 @@ class TensorFile:
             raise ValueError("its header is no JSON object")
         if not is_whole(self.header, since="sums"):
             raise Damaged(f"{path} is damaged: its header is not what was written")
-        self.header.pop("sum", None)
+        self.sum = self.header.pop("sum", None)      # of the whole file, as it has those of the tensors in it
         self.sums, self.compared = self.header.pop("sums", None), set()
         if not isinstance(self.sums, (dict, type(None))):
             raise Damaged(f"{path} is damaged: its header is not what was written")
@@ -69,6 +71,10 @@ class TensorFile:
 
     def shape(self, name):
         return tuple(self.file.get_slice(name).get_shape())
+
+    def size(self, name):
+        """Bytes of a tensor, which is not read."""
+        return prod(self.shape(name)) * int(re.search(r"\d+", self.file.get_slice(name).get_dtype())[0]) // 8
 
     def read(self, name):
         try:

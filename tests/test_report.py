@@ -1,6 +1,7 @@
 """The page of results: what it says of runs, also of damaged ones, and that a browser shows it as it should."""
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -23,7 +24,7 @@ from distill_utils import page, picture
 from distill_utils.dataset import Spec, get_spec
 from distill_utils.files import with_sum
 from distill_utils.page import Images, read_run
-from distill_utils.storage import save_synset
+from distill_utils.storage import file_sum, save_synset
 from distill_utils.synset import VideoSet, load_synset
 from runs import FAST, words
 from test_own_data import write_csv
@@ -146,11 +147,12 @@ def test_a_set_of_400_classes_makes_a_small_page(result, tmp_path):
     synset.videos.data.normal_()
     save_synset(tmp_path / "synset.safetensors", synset, spec, method="DM", iteration=4)
     whole = json.loads((result / "DM/a<b>&/result.json").read_text()) | {
-        "per_class": [0.5] * 400, "storage_bytes": 400 * 3 * 2 * 3 * 64 * 4}
+        "per_class": [0.5] * 400, "storage_bytes": 400 * 3 * 2 * 3 * 64 * 4,
+        "set_sum": file_sum(tmp_path / "synset.safetensors")}
     del whole["sum"]
     (tmp_path / "result.json").write_text(json.dumps(with_sum(whole)))
     (tmp_path / "args.json").write_text("{}")
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "loss": 1}\n')
     (tmp_path / "real.webp").write_bytes(picture.moving(torch.randn(24, 2, 3, 8, 8), spec.mean, spec.std))
     content = {"network": "N", "classes": spec.classes, "confusion": (np.eye(400, dtype=int) + np.eye(
         400, k=1, dtype=int) + np.eye(400, k=-399, dtype=int)).tolist()}
@@ -170,7 +172,7 @@ def test_curves_and_frontier(tmp_path):
     lines = [{"iteration": it, "loss": 5.0 - it / 1000} for it in range(1000)]
     lines += [{"iteration": it, "network": "N", "top1_mean": it / 1000, "top1_std": 0.01} for it in (0, 500)]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 7')      # still being written
-    loss, top1 = page.curves(file)
+    loss, top1 = page.curves(file, finished=False)
     assert loss["y_label"] == "loss" and len(loss["series"][0]["points"]) == page.POINTS
     assert top1["y_label"] == "top-1 %" and len(top1["series"][0]["points"]) == 2
     runs = [{"id": f"run-{i}", "result": {"method": "random", "seed": i, "ipc": i, "storage_bytes": size,
@@ -199,13 +201,19 @@ def test_curves_and_frontier(tmp_path):
     ("result.json", ('"seed": 0', '"seed": 1'), "was changed by hand"),
     ("args.json", "[]", "does not hold a JSON object"), ("args.json", None, "args.json"),
     ("metrics.jsonl", "7\n", "metrics.jsonl"), ("confusion.json", "{}", "is damaged"),
-    ("real.webp", "nonsense", "cannot identify image"), ("synset.safetensors", "nonsense", "synset.safetensors"),
+    ("real.webp", "nonsense", "is no WebP"), ("real.webp", None, "real.webp"),
+    ("confusion.json", None, "confusion.json"), ("metrics.jsonl", "", "metrics.jsonl"),
+    ("real.webp", "x" * 8_000_001, "bytes, and no run writes more"),
+    ("synset.safetensors", "nonsense", "synset.safetensors"),
     ("synset.safetensors", None, "is not there any more"), ("synset.safetensors", "other", "is another set than"),
     ("synset.safetensors", "later", "is another set than"), ("result.json", {"per_class": [0.5]}, ""),
     ("result.json", {"per_class": "abc"}, "is not the result of a run"),
     ("result.json", {"fair": [1]}, "is not the result of a run"),
     ("result.json", {"storage_bytes": 1e300}, "is not the result of a run"),
-    ("args.json", '{"versions": [1]}', "args.json"), ("args.json", "[" * 100_000, "args.json"),
+    ("args.json", '{"versions": [1]}', "cannot be read"), ("result.json", {"data": 5}, "is not the result of a run"),
+    ("result.json", {"synset": 5}, "is not the result"), ("result.json", {"epochs": []}, "is not the result"),
+    ("result.json", {"holdout": "x"}, "is not the result"), ("result.json", {"top1_std": 1e308}, "is not the result"),
+    ("result.json", {"dataset": "\ud800"}, "is not the result"), ("args.json", "[" * 100_000, "args.json"),
     ("metrics.jsonl", '{"iteration": 1, "loss": NaN}\n{"iteration": 2, "loss": NaN}\n', "not finite")])
 def test_what_is_damaged_is_named_and_the_rest_is_shown(file, damage, message, copied, monkeypatch):
     folder = copied / "KF-DM" / "kf"
@@ -246,6 +254,11 @@ def test_a_page_replaces_no_file_but_a_page(result, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report.py", str(result), "-o", str(tmp_path)])
     with pytest.raises(ValueError, match="is a folder"):
         report.main()
+    os.mkfifo(tmp_path / "pipe")        # and others that would never end
+    for out, message in (("/dev/full", "is no file"), (tmp_path / "pipe", "is no file"), ("/x/y.html", "no folder /x")):
+        monkeypatch.setattr(sys, "argv", ["report.py", str(result), "-o", str(out)])
+        with pytest.raises(ValueError, match=message):
+            report.main()
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path), "-o", str(tmp_path / "x.html")])
     with pytest.raises(ValueError, match="no run below"):
         report.main()
@@ -253,7 +266,9 @@ def test_a_page_replaces_no_file_but_a_page(result, tmp_path, monkeypatch):
 
 def test_a_set_of_another_program_says_how_its_clips_are_shown(copied):
     path = copied / "score" / "again" / "result.json"
-    content = json.loads(path.read_text()) | {"synset": "/x/set.pt"}
+    published = copied / "set.pt"
+    published.write_bytes(b"a set")
+    content = json.loads(path.read_text()) | {"synset": str(published)}
     del content["sum"]
     path.write_text(json.dumps(with_sum(content)))
     run = read_run(path.parent, Images())
@@ -271,6 +286,27 @@ def test_folders_may_be_relative_and_moved(result, tmp_path, monkeypatch):
         (path / "result.json").write_text(json.dumps(with_sum(content | gone)))
         run = read_run(path, Images())
         assert run["problems"] == [] and run["shown"]["slots"] == 2, name
+
+
+def test_a_scored_set_that_was_made_anew_is_not_shown_under_its_score(copied):
+    path = copied / "DM/a<b>&/synset.safetensors"
+    synset, header = load_synset(path)
+    synset.videos.data.add_(1)
+    save_synset(path, synset, replace(get_spec("MotionDigits", 4, 16), classes=NAMES),
+                **{key: header[key] for key in ("method", "iteration")})
+    for name in ("DM/a<b>&", "score/again"):
+        run = read_run(copied / name, Images())
+        assert run["shown"] is None and "is another set than" in run["problems"][0], name
+
+
+@pytest.mark.parametrize("name", ["args.json", "metrics.jsonl", "result.json", "confusion.json", "real.webp",
+                                  "synset.safetensors"])
+def test_what_is_no_file_is_named_and_waited_for_by_nobody(name, copied):
+    path = copied / "KF-DM" / "kf" / name
+    for make_odd in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")):
+        path.unlink() if path.is_symlink() or not path.is_dir() else path.rmdir()
+        make_odd(path)
+        assert name in " ".join(read_run(path.parent, Images())["problems"])
 
 
 def test_names_that_are_no_utf8_do_not_stop_the_page(copied, monkeypatch):
