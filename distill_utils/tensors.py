@@ -74,7 +74,8 @@ class TensorFile:
 
     def size(self, name):
         """Bytes of a tensor, which is not read."""
-        return prod(self.shape(name)) * int(re.search(r"\d+", self.file.get_slice(name).get_dtype())[0]) // 8
+        bits = re.search(r"\d+", self.file.get_slice(name).get_dtype())         # "F32", "U8"; "BOOL" takes a byte
+        return prod(self.shape(name)) * int(bits[0] if bits else 8) // 8
 
     def read(self, name):
         try:

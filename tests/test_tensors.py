@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from distill_utils.tensors import Damaged, TensorFile, check_archive, load_plain, save_tensors
 
-TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(5, dtype=torch.bfloat16), "c": torch.tensor(7)}
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(5, dtype=torch.bfloat16), "c": torch.tensor(7),
+           "d": torch.ones(3, dtype=torch.bool)}
 
 
 def test_what_was_saved_comes_back_with_its_header_and_the_same_bytes(tmp_path):
@@ -18,6 +19,7 @@ def test_what_was_saved_comes_back_with_its_header_and_the_same_bytes(tmp_path):
     assert file.header == {"epochs": [0, 2], "what": "é", "rate": 1e-5} and file.shape("a") == (2, 3)
     for name, value in file.read_all().items():
         assert torch.equal(value, TENSORS[name]) and value.dtype == TENSORS[name].dtype
+        assert file.size(name) == value.numel() * value.element_size()
     assert sorted(file.names()) == sorted(TENSORS) and (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
