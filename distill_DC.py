@@ -17,9 +17,10 @@ from distill_utils import args as flags
 from distill_utils.clips import ClassSampler
 from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import DISTANCES, dc_loss, freeze_batchnorm, freeze_dropout, gradients, has_batchnorm
+from distill_utils.parallel import Shards
 from distill_utils.run import Run
 from distill_utils.storage import ThroughStore
-from distill_utils.synset import SETS, grow, method_name, watched_by
+from distill_utils.synset import SETS, all_pairs, grow, method_name, watched_by
 
 SGD = {"lr_img": 0.1}
 
@@ -68,7 +69,8 @@ def main():
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
     through = ThroughStore(synset, args.store, spec, args.through_store)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, through=through)
+    shards = Shards(synset, optimizer, *all_pairs(synset, run.device), whole=True)      # networks are trained on all
+    run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, through=through)
 
     # loop
     for it in run.loop(args.Iteration):
@@ -88,25 +90,32 @@ def main():
                 freeze_dropout(network)
                 learned = [tensor for group in optimizer.param_groups for tensor in group["params"]]
                 optimizer.zero_grad()
+                part = torch.zeros((), device=run.device)
                 done = it * outer_loop + outer
                 with through(done):
                     if teacher and not synset.learn_labels:
                         teacher.label(synset)
                     for k in range(spec.num_classes):
                         for segment in range(num_segments):
+                            slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
+                            if k not in shards.own:     # what is random in it is drawn all the same
+                                sampler.skip([k], args.batch_real, generator, (segment, num_segments))
+                                dsa.draw(generator)
+                                shards.skip(len(slots), generator)
+                                continue
                             real = sampler.sample([k], args.batch_real, generator, run.device,
                                                   (segment, num_segments))[0]
                             labels = torch.full((len(real),), k, device=run.device)
                             draw = dsa.draw(generator)      # the same for real and synthetic samples
                             target = gradients(network, rules.matching(dsa.apply(real, draw)), labels)
-                            slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
                             samples, targets = synset.render(torch.full_like(slots, k), slots, generator)
                             samples = dsa.apply(samples, draw)
                             actual = gradients(network, rules.matching(samples), targets, create_graph=True,
                                                loss_of=partial(loss_of, classes=torch.full_like(slots, k)))
                             loss = dc_loss(target, actual, args.dis_metric)
                             loss.backward(inputs=[*learned, *watched_by(synset)])
-                            total += loss.detach()
+                            part += loss.detach()
+                total += shards.reduce(part)
                 optimizer.step()
                 grow(synset, optimizer, it / args.Iteration)
                 if outer < outer_loop - 1:

@@ -15,6 +15,7 @@ from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
 from distill_utils.device import check_memory, in_precision, resolve_precision
 from distill_utils.matching import KERNELS, chunked_gradient, class_means, dm_loss, embed_classes, mmd_loss
+from distill_utils.parallel import Shards
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
 from distill_utils.storage import ThroughStore
@@ -106,7 +107,8 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     # optimizers, resume
     optimizer = utils.make_optimizer(optim, rates, synset, args.momentum)
     through = ThroughStore(synset, args.store, spec, args.through_store)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, experts=experts, through=through)
+    shards = Shards(synset, optimizer, classes, slots, whole=bool(args.through_store))    # a codec sees all classes
+    run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, experts=experts, through=through)
 
     def make_network(seed, weights=None):
         with seeded(seed, run.device):
@@ -157,16 +159,19 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
             network = make_network(real.network_seed(it))
         augment = partial(dsa.apply, draw=dsa.draw(run.generator(it, "dsa")))   # the same for real and synthetic clips
         optimizer.zero_grad()
-        loss = 0
+        own, loss = shards.own, 0
         with through(it):
             for segment in range(segments):
                 if n_real:
-                    clips = synset.render_segment(classes, slots, segment, n_real)
+                    clips = synset.render_segment(classes[shards.mine], slots[shards.mine], segment, n_real)
                 else:
-                    clips, _ = synset.render(classes, slots, generator)
+                    clips = shards.render(generator)[0]
+                real.skip(range(own.start), generator, (segment, segments))
                 loss += chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,
                                                  generator=generator, segment=segment),
-                                         clips.unflatten(0, (spec.num_classes, synset.num_slots)), chunk)
+                                         clips.unflatten(0, (len(own), synset.num_slots)), chunk, own.start)
+                real.skip(range(own.stop, spec.num_classes), generator, (segment, segments))
+        loss = shards.reduce(loss)
         optimizer.step()
         grow(synset, optimizer, it / args.Iteration)
         run.log(it, loss=loss / spec.num_classes)

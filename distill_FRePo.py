@@ -13,9 +13,11 @@ import torch
 
 import utils
 from distill_utils import args as flags
+from distill_utils import parallel
 from distill_utils.device import in_precision, resolve_precision, set_kernels
 from distill_utils.labels import centred, start_labels
 from distill_utils.matching import frepo_gradient
+from distill_utils.parallel import Shards
 from distill_utils.run import Run
 from distill_utils.storage import ThroughStore
 from distill_utils.synset import SETS, all_pairs, grow, method_name
@@ -75,10 +77,8 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
 
     networks = Pool(make_network, args.pool, args.pool_updates, args.lr_pool)
     through = ThroughStore(synset, args.store, spec, args.through_store)
-    run.resume(data, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
-
-    def pool_loss(logits, targets, classes):
-        return 0.5 * (logits - rows_of(targets, spec.num_classes)).square().sum(1).mean()
+    shards = Shards(synset, optimizer, classes, slots, whole=bool(args.through_store))    # a codec sees all classes
+    run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
 
     # loop
     for it in run.loop(args.Iteration):
@@ -97,18 +97,21 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         chosen = torch.randperm(len(data.train), generator=generator)[:args.batch_real]
         with torch.no_grad():
             embed_real = in_precision(network.embed, dtype)
-            real = torch.cat([embed_real(rules.matching(augment(data.train.get(some, generator, run.device))))
-                              for some in chosen.split(args.chunk)])
+            real = torch.cat([embed_real(rules.matching(augment(clips))) for clips in data.train.get_share(
+                chosen, generator, run.device, args.chunk, parallel.share(len(chosen)))])
+        real, _ = parallel.join_rows(real)
         real_labels = centred(data.train.labels[chosen].to(run.device), spec.num_classes)
         optimizer.zero_grad()
         with through(it):
             if teacher and not synset.learn_labels:
                 teacher.label(synset)
-            clips, targets = synset.render(classes, slots, generator)
+            clips, targets = shards.render(generator)
             if args.use_flip:
                 clips, targets = torch.cat([clips, clips.flip(-1)]), torch.cat([targets, targets])
             loss = frepo_gradient(lambda x, network=network, augment=augment: network.embed(rules.matching(augment(x))),
-                                  clips, rows_of(targets, spec.num_classes), real, real_labels, args.reg, args.chunk)
+                                  clips, rows_of(targets, spec.num_classes), real, real_labels, args.reg, args.chunk,
+                                  parallel.join_rows if parallel.size() > 1 else None)
+        loss = shards.reduce(loss / parallel.size())        # each has all of it
         optimizer.step()
         grow(synset, optimizer, it / args.Iteration)
 
@@ -116,14 +119,30 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         if networks.is_spent(number):
             networks.renew(number)
         else:
-            step = utils.make_step(network.train().requires_grad_(), networks.optimizers[number], dtype, pool_loss)
-            with run.seeded(it, "dropout"), through(it):
-                step(*next(utils.train_batches(synset, args.batch_pool, generator, run.device, rules.matching)))
+            batch = torch.randperm(len(classes), generator=generator)[:args.batch_pool]
+            network.train().requires_grad_()
+            with run.seeded(it, "dropout"), through(it), \
+                    parallel.whole_dropout(network, shards.part(batch), len(batch)):
+                with torch.no_grad():
+                    clips, targets = shards.render(generator, batch)
+                pool_step(network, networks.optimizers[number], rules.matching(clips),
+                          rows_of(targets, spec.num_classes), len(batch), dtype)
             networks.updates[number] += 1
         run.log(it, loss=loss)
 
     # finish
     run.finish(data, pool, ipc=synset.num_slots)
+
+
+def pool_step(network, optimizer, clips, rows, count, dtype):
+    """A step of a network of the pool on a batch of so many clips, of which this rank has these (B, T, C, H, W) with
+    their labels (B, K)."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    if len(clips):
+        (0.5 * (in_precision(network, dtype)(clips) - rows).square().sum(1).sum() / count).backward()
+    parallel.add_up([parameter.grad for parameter in network.parameters()])
+    optimizer.step()
 
 
 def rows_of(targets, num_classes):

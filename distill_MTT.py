@@ -14,9 +14,10 @@ from torch import nn
 import networks
 import utils
 from distill_utils import args as flags
-from distill_utils import estimate
+from distill_utils import estimate, parallel
 from distill_utils.labels import RECIPES, label_loss, start_labels
 from distill_utils.matching import add_gradients, diversity_loss, mtt_gradient, student_loss
+from distill_utils.parallel import Shards, Team, whole_dropout
 from distill_utils.run import Run
 from distill_utils.seeds import make_generator
 from distill_utils.storage import ThroughStore
@@ -74,10 +75,14 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         lr_optimizer = torch.optim.SGD(syn_lr.parameters(), lr_lr, args.lr_momentum)
     average = Average(synset, args.ema) if args.ema else None
     through = ThroughStore(synset, args.store, spec, args.through_store)
-    run.resume(data, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer, experts=experts,
-               teacher=teacher, average=average, through=through)
-    watched = watched_by(synset)
     classes, slots = all_pairs(synset, run.device)
+    shards, team = Shards(synset, optimizer, classes, slots, whole=True), Team(args.experts_per_step)
+    if team.members > 1 and args.unroll == "full":
+        raise ValueError(f"--unroll full keeps one graph of all steps, which {team.members} ranks to an expert cannot "
+                         "share: leave it out, or give --experts_per_step a multiple of the ranks")
+    run.resume(data, shards, synset=synset, syn_lr=syn_lr, optimizer=optimizer, lr_optimizer=lr_optimizer,
+               experts=experts, teacher=teacher, average=average, through=through)
+    watched = watched_by(synset)
     with run.seeded("student"):     # its weights are never used: students start at those of experts
         student = utils.get_network(args.model, spec, run.device)
 
@@ -86,11 +91,17 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         so it is the same each time it is asked for."""
         generator = run.generator(index, "step", i)
         chosen = student_batch(len(classes), args.batch_syn, i, run.derive(index, "order"))
-        chosen = chosen.to(run.device, non_blocking=True)
-        clips, targets = synset.render(classes[chosen], slots[chosen], generator)
-        clips = rules.matching(dsa.apply(clips, dsa.draw(generator, len(clips))))
-        with run.seeded(index, "dropout", i):
-            return student_loss(student, theta, clips, targets, partial(loss_of, classes=classes[chosen]))
+        part, count, variants = team.part(len(chosen)), len(chosen), None
+        if synset.num_variants > 1:
+            variants = synset.draw(count, generator)[part].to(run.device, non_blocking=True)
+        if part.start == part.stop:     # the last batch of an epoch is smaller, perhaps than the ranks are many
+            return 0 * sum(weight.sum() for weight in theta)
+        draw, chosen = dsa.draw(generator, count), chosen[part].to(run.device, non_blocking=True)
+        clips, targets = synset.render(classes[chosen], slots[chosen], variants=variants)
+        clips = rules.matching(dsa.apply(clips, draw and draw._replace(numbers=draw.numbers[part])))
+        with run.seeded(index, "dropout", i), whole_dropout(student, torch.arange(count)[part], count):
+            loss = student_loss(student, theta, clips, targets, partial(loss_of, classes=classes[chosen]))
+        return loss * (len(chosen) / count)
 
     def reach(it):
         """Segments start below this epoch."""
@@ -124,16 +135,18 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         with through(it):
             if teacher and not synset.learn_labels:
                 teacher.label(synset)
-            for index in range(it * args.experts_per_step, (it + 1) * args.experts_per_step):
+            for job in team.jobs(args.experts_per_step):
+                index = it * args.experts_per_step + job
                 segment = experts.sample(run.seed, index, reach(it))
                 loss, gradients, lr_gradient = mtt_gradient(
                     partial(step_loss, index=index), segment.start, segment.target, args.syn_steps, syn_lr["lr"],
-                    [*learned, *watched], args.unroll, args.match)
+                    [*learned, *watched], args.unroll, args.match, team.add_up if team.members > 1 else None)
                 add_gradients([*learned, *watched, syn_lr["lr"]], [*gradients, lr_gradient],
                               1 / args.experts_per_step)
-                total += loss / args.experts_per_step
-            if args.hal_diversity:
+                total += loss / args.experts_per_step / team.members
+            if args.hal_diversity and parallel.rank() == (team.teams - 1) * team.members:   # one that has this segment
                 push_apart(segment.start, it, learned)
+        total = shards.reduce(total, syn_lr["lr"].grad)
         norm = nn.utils.clip_grad_norm_(learned, args.grad_clip or float("inf"))
         skipped = bool(args.max_loss) and float(total) > args.max_loss
         if skipped:     # infinite, perhaps

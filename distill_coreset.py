@@ -14,6 +14,7 @@ import torch
 import networks
 import utils
 from distill_utils import args as flags
+from distill_utils import parallel
 from distill_utils.coreset import METHODS, most_that_fit
 from distill_utils.labels import RECIPES
 from distill_utils.progress import progress
@@ -136,12 +137,12 @@ def read_weights(path, model, spec, flag="--pretrained_path ", way_out="give the
 def feature_network(args, run, data, weights):
     """The network whose embeddings the selection sees. One trained here is saved in the run's folder."""
     saved = run.folder / "network.safetensors"
-    if args.train_epochs and not saved.is_file():
+    if args.train_epochs and run.writes and not saved.is_file():
         recipe = RECIPES["class"]._replace(epochs=args.train_epochs)    # whatever the labels of the set need
         network = utils.train_network(data.train, data.spec, args.model, seed=run.derive("features"), desc="features",
                                       **flags.eval_settings(args, run.device, recipe))
         save_tensors(saved, networks.plain(network).state_dict())
-        return network
+    parallel.wait()
     with run.seeded("features"):
         network = utils.get_network(args.model, data.spec, run.device)
     if not args.random_features:
@@ -154,9 +155,10 @@ def feature_network(args, run, data, weights):
 def embed_all(network, clips, batch_size, rules, device):
     """Embeddings (N, D) of all clips in the test view, standardised as in training, on the CPU."""
     network.eval()
+    own = torch.tensor(parallel.share(len(clips)))
     rows = [network.embed(rules.evaluation(clips.get(batch, device=device))).cpu()
-            for batch in progress(torch.arange(len(clips)).split(batch_size), desc="features", unit="batch")]
-    return torch.cat(rows)
+            for batch in progress(own.split(batch_size), desc="features", unit="batch")]
+    return parallel.join_rows(torch.cat(rows))[0]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import utils
 from distill_utils import args as flags
-from distill_utils import augment, fair
+from distill_utils import augment, fair, parallel
 from distill_utils.files import read_summed
 from distill_utils.labels import check_recipe
 from distill_utils.run import ABOUT_LOSS, Run, data_digest
@@ -107,8 +107,10 @@ def main():
              **{key: header.get(key) for key in ABOUT_LOSS}, "form": getattr(synset, "form", None)}
     if args.restore:
         path = run.folder / "synset.safetensors"
-        save_synset(path, synset, spec, args.restore, **{
-            key: header[key] for key in header.keys() - {"store", "through_store"}})
+        if run.writes:
+            save_synset(path, synset, spec, args.restore, **{
+                key: header[key] for key in header.keys() - {"store", "through_store"}})
+        parallel.wait()
         about |= {"restored": args.synset, "through_store": None, "storage_bytes": file_bytes(path)}
     else:       # scored as its file holds it: the same seed gives what its run reported
         about |= {"synset": args.synset, "scored_again": again and ours, "store": header["store"],

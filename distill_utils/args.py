@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from distill_utils import augment
+from distill_utils import augment, parallel
 from distill_utils.clips import LOCATIONS
 from distill_utils.dataset import DATA, DATASETS, dataset_label, get_spec
 from distill_utils.device import PRECISIONS, check_memory, keep_memory, resolve_device, resolve_precision
@@ -563,6 +563,8 @@ def cli(main):
 
     keep_memory()
     keep_streams()
+    said = sys.stderr
+    parallel.join()
     for number in STOPS:
         if signal.getsignal(number) == signal.SIG_DFL:      # not ignored, as nohup wants it
             signal.signal(number, stop)
@@ -582,8 +584,10 @@ def cli(main):
                      "--batch_train or --batch_syn, or, on a GPU, give --clips_on host, and go on with --resume")
         elif isinstance(error, OSError) and error.filename:
             error = f"{error.filename}: {error.strerror}: give another path, or put this one right"
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if not parallel.rank() else f"rank {parallel.rank()}: error: {error}", file=said)
         sys.exit(1)
+    finally:
+        parallel.leave()
 
 
 def is_out_of_memory(error):

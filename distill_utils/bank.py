@@ -11,11 +11,13 @@ and grows when a later run asks for more.
 """
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from distill_utils import parallel
 from distill_utils.clips import ClassSampler
 from distill_utils.files import locked, remove, replacing, unfinished
 from distill_utils.matching import class_means
@@ -35,6 +37,10 @@ class SampledMeans:
 
     def network_seed(self, iteration):
         return derive_seed(self.seed, iteration, "network")
+
+    def skip(self, classes, generator, segment=(0, 1)):
+        """Draws what `means` would for classes of other ranks."""
+        self.sampler.skip(classes, self.per_class, generator, segment)
 
     def means(self, iteration, classes, embed, generator, device, of=class_means, segment=(0, 1)):
         """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network. of:
@@ -72,6 +78,9 @@ class Bank:
     def network_seed(self, iteration):
         return self.seed_of(self.index(iteration))
 
+    def skip(self, classes, generator, segment=(0, 1)):
+        """Nothing is drawn."""
+
     def means(self, iteration, classes, embed, generator, device, of=class_means):
         """(len(classes), D); what makes them is not needed."""
         return self.load(self.index(iteration), device)[classes.start:classes.stop]
@@ -95,21 +104,23 @@ class Bank:
         return self.loaded[index]
 
     def build(self, make_network, embed, device, batch_size):
-        """Makes what is missing; of several processes one does, and the others wait. make_network(seed) -> a network;
-        embed(network, clips) -> (B, D)."""
+        """Makes what is missing; of several processes one does, and the others wait; of the ranks of one run each makes
+        a share. make_network(seed) -> a network; embed(network, clips) -> (B, D)."""
         def find_missing():
             return [index for index in range(self.size) if not self.path(index).is_file()]
 
-        if not find_missing():      # a complete one may lie in a folder where nobody may write
+        if not parallel.any_of(bool(find_missing())):   # a complete one may lie in a folder where nobody may write
             return
-        batches = torch.arange(len(self.clips)).split(batch_size)
+        batches, first_rank = torch.arange(len(self.clips)).split(batch_size), parallel.rank() == 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".lock"):
-            remove(*unfinished(self.folder))
-            if not (self.folder / "bank.json").is_file():
+        with locked(self.folder / ".lock") if first_rank else nullcontext():
+            if first_rank:
+                remove(*unfinished(self.folder))
+            if first_rank and not (self.folder / "bank.json").is_file():
                 with replacing(self.folder / "bank.json") as temporary:
                     temporary.write_text(self.key + "\n", encoding="utf-8")
-            missing = find_missing()
+            missing = parallel.collect(find_missing())[0]       # by the first, which holds the lock
+            missing = [missing[i] for i in parallel.share(len(missing))]
             with progress(total=len(missing) * len(self.clips), desc="bank of class means", unit="clip",
                           disable=not missing) as bar:
                 for first in range(0, len(missing), GROUP):
@@ -118,6 +129,7 @@ class Bank:
                     rows = mean_embeddings(self.clips, networks, embed, device, batches, bar)
                     for index, means in zip(indices, rows, strict=True):
                         save_tensors(self.path(index), {"means": means}, number=index, bank=self.folder.name)
+            parallel.wait()
 
 
 @torch.no_grad()

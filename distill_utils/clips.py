@@ -475,6 +475,15 @@ class Clips:
         bytes travel there, not the floats."""
         return normalise(self.read(*self.sample_frames(indices, generator, segment), device), self.spec)
 
+    def get_share(self, indices, generator, device, chunk, own):
+        """The same, so many at a time, of the range of them that one of several ranks takes; what is random in the
+        others is drawn all the same."""
+        for first in range(0, len(indices), chunk):
+            frames, flip = self.sample_frames(indices[first:first + chunk], generator)
+            some = slice(max(own.start - first, 0), max(own.stop - first, 0))
+            if len(frames[some]):
+                yield normalise(self.read(frames[some], flip if flip is None else flip[some], device), self.spec)
+
     @property
     def clips_of_each(self):
         """How many clips the smallest class has."""
@@ -559,6 +568,11 @@ class ClassSampler:
             order = [torch.randperm(len(members), generator=generator) for _ in range(-(-n // len(members)))]
             rows.append(members[torch.cat(order)[:n].numpy()])
         return np.stack(rows)
+
+    def skip(self, classes, n, generator, segment=(0, 1)):
+        """Draws what `sample` would, and reads nothing: another rank has these classes."""
+        for k in classes:
+            self.clips.sample_frames(self.indices([k], n, generator)[0], generator, segment)
 
     def sample(self, classes, n, generator, device="cpu", segment=(0, 1)):
         """Normalised float samples (len(classes), n, ...). Ask for a few classes at a time: floats are four times the

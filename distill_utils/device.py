@@ -6,6 +6,8 @@ from contextlib import suppress
 
 import torch
 
+from distill_utils import parallel
+
 try:
     import resource
 except ImportError:     # Windows has none
@@ -18,6 +20,11 @@ def resolve_device(name):
     """The torch device that --device names; "auto" is CUDA where there is one. ValueError for one that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if parallel.size() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"--device {name} is of one process, and {parallel.size()} ranks take a GPU each: give "
+                             "auto, cpu or cuda")
+        name = f"cuda:{parallel.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

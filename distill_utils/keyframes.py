@@ -31,6 +31,7 @@ class KeyFrameSet(nn.Module):
     """
     title, label, clips_flag = "a few frames of each clip, interpolated", "KF", "ipc"
     pixels, exact, num_variants = ("frames",), ("labels", "places", "hallucinator"), 1
+    shared = ("hallucinator",)
     apart = 0.0         # gradients with a cosine below it point away from each other
     # as of whole clips; of the hallucinator as of static + dynamic sets
     rates = {"lr_img": ("the key frames", 30.0, 0.02), "lr_hal": ("the hallucinator", 1e-3, 5e-3)}

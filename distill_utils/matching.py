@@ -1,5 +1,6 @@
 """The losses: pure functions of tensors and networks."""
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -57,18 +58,19 @@ def diversity_loss(features):
     return (unit[first] * unit[second]).sum(-1).mean()
 
 
-def chunked_gradient(loss_of, clips, chunk):
+def chunked_gradient(loss_of, clips, chunk, first_class=0):
     """Backpropagates a loss that is a sum over classes into whatever `clips` (K, S, T, C, H, W) were rendered from;
     returns the loss, detached.
 
-    loss_of(clips of some classes, classes: range) -> scalar. Only `chunk` classes are held as floats and as a graph at
-    a time: the gradient with respect to the clips is gathered chunk by chunk, and is exact.
+    loss_of(clips of some classes, classes: range) -> scalar. first_class: that of the first of the clips. Only `chunk`
+    classes are held as floats and as a graph at a time: the gradient with respect to the clips is gathered chunk by
+    chunk, and is exact.
     """
     leaf = clips.detach().requires_grad_()
     total = 0
     for first in range(0, len(clips), chunk):
         classes = range(first, min(first + chunk, len(clips)))
-        loss = loss_of(leaf[first:classes.stop], classes)
+        loss = loss_of(leaf[first:classes.stop], range(first_class + first, first_class + classes.stop))
         loss.backward()
         total = total + loss.detach()
     clips.backward(leaf.grad)
@@ -97,23 +99,29 @@ def frepo_loss(synthetic, labels, real, real_labels, reg=1e-6):
     return (regression - (first - second).clamp(max=1 / targets.shape[1]).mean()).float()
 
 
-def frepo_gradient(embed, clips, labels, real, real_labels, reg, chunk):
+def frepo_gradient(embed, clips, labels, real, real_labels, reg, chunk, join_rows=None):
     """Backpropagates `frepo_loss` into whatever clips (N, T, C, H, W) and labels (N, K) were rendered from; returns the
     loss, detached.
 
     embed: (B, T, C, H, W) -> (B, D), each row of its clip alone. The graph of only `chunk` clips is held at a time: the
     gradient with respect to the features is taken first, and is then carried on chunk by chunk, which is exact.
+    join_rows: where clips and labels are a part of all, so that each of several processes has its own (parallel.py);
+    real clips are all of them.
     """
-    if len(clips) <= chunk:
+    if len(clips) <= chunk and not join_rows:
         loss = frepo_loss(embed(clips), labels, real, real_labels, reg)
         loss.backward()
         return loss.detach()
-    leaf = clips.detach().requires_grad_()
+    leaf, mine = clips.detach().requires_grad_(), slice(0, len(clips))
     with torch.no_grad():
         features = torch.cat([embed(part) for part in leaf.split(chunk)])
+    if join_rows:
+        features, mine = join_rows(features)
+        others, _ = join_rows(labels)
+        labels = torch.cat([others[:mine.start], labels, others[mine.stop:]])
     loss = frepo_loss(features.requires_grad_(), labels, real, real_labels, reg)
     loss.backward()
-    for part, gradient in zip(leaf.split(chunk), features.grad.split(chunk), strict=True):
+    for part, gradient in zip(leaf.split(chunk), features.grad[mine].split(chunk), strict=True):
         embed(part).backward(gradient)
     clips.backward(leaf.grad)
     return loss.detach()
@@ -191,7 +199,7 @@ def student_loss(network, theta, clips, targets, loss_of=F.cross_entropy):
     return loss_of(functional_call(network, dict(zip(names, theta, strict=True)), (clips,)), targets)
 
 
-def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint", match="last"):
+def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoint", match="last", add_up=None):
     """Trajectory matching: (loss, gradients of the parameters, gradient of lr), all without a graph.
 
     The student takes `steps` SGD steps theta <- theta - lr * grad step_loss(theta, i) from `start`; the loss is
@@ -203,6 +211,8 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     It calls step_loss twice for each i but the last, and both calls must draw the same slots and the same dropout mask.
     "full" keeps the graphs of all steps. Both are exact and agree to rounding error. Raises ValueError where the loss
     is 0 / 0.
+    add_up(tensors): only with "adjoint", where step_loss is of a part of each batch (parallel.py): replaces tensors by
+    their sums over the parts. The gradients are then of this part; those of the whole are their sums.
     match "nearest" takes in place of theta_N the theta_1 ... theta_N with the smallest L1 distance from the target, as
     ATT does.
     Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", arXiv 2203.11932, eq. 2. ATT: Liu et
@@ -218,7 +228,7 @@ def mtt_gradient(step_loss, start, target, steps, lr, parameters, unroll="adjoin
     if scale == 0:
         raise ValueError("start and target hold the same weights, so the loss ||theta_N - target||^2 / ||start - "
                          "target||^2 is 0 / 0: take a target that is later on the trajectory, or another expert")
-    walk = _adjoint if unroll == "adjoint" else _full_unroll
+    walk = partial(_adjoint, add_up=add_up) if unroll == "adjoint" else _full_unroll
     distance, gradients, lr_gradient = walk(step_loss, start, target, steps, lr.detach(), tuple(parameters), match)
     return distance / scale, tuple(gradient / scale for gradient in gradients), lr_gradient / scale
 
@@ -235,7 +245,7 @@ def _without_graph(parameters):
             parameter.requires_grad_(True)
 
 
-def _adjoint(step_loss, start, target, steps, lr, parameters, match):
+def _adjoint(step_loss, start, target, steps, lr, parameters, match, add_up=None):
     """Squared distance of theta_N from target and its gradients; back from adjoint = d distance / d theta_N by
 
         s = <adjoint, grad step_loss(theta_i, i)>,  d/d parameters -= lr ds/d parameters,  d/d lr -= s,
@@ -244,13 +254,20 @@ def _adjoint(step_loss, start, target, steps, lr, parameters, match):
     s is differentiated in reverse over reverse. Reverse over forward (dual numbers) is no faster, and in torch 2.14 it
     fails for cross_entropy and gives wrong derivatives for batch and layer norm without a word.
     """
+    def whole(changes):
+        changes = tuple(change.detach() for change in changes)
+        if add_up:
+            changes = tuple(change.clone() for change in changes)
+            add_up(changes)
+        return changes
+
     trajectory, theta = [], start
     for i in range(steps):
         trajectory.append(tuple(tensor.requires_grad_() for tensor in theta))
         last = i == steps - 1       # walked back next: its graph is kept, and those of the others are made again
         with nullcontext() if last else _without_graph(parameters):
             step = torch.autograd.grad(step_loss(trajectory[-1], i), trajectory[-1], create_graph=last)
-        theta = tuple(tensor.detach() - lr * change.detach() for tensor, change in zip(theta, step, strict=True))
+        theta = tuple(tensor.detach() - lr * change for tensor, change in zip(theta, whole(step), strict=True))
     if match == "nearest":
         ends = [*trajectory[1:], theta]
         end = _nearest(ends, target)
@@ -265,7 +282,7 @@ def _adjoint(step_loss, start, target, steps, lr, parameters, match):
         s = sum((a * b).sum() for a, b in zip(adjoint, step, strict=True))
         back = torch.autograd.grad(s, (*theta, *parameters), materialize_grads=True)
         lr_gradient -= s.detach()
-        adjoint = tuple(a - lr * b for a, b in zip(adjoint, back, strict=False))
+        adjoint = tuple(a - lr * b for a, b in zip(adjoint, whole(back[:len(theta)]), strict=True))
         for gradient, change in zip(gradients, back[len(theta):], strict=True):
             gradient -= lr * change
     return distance, gradients, lr_gradient

@@ -17,7 +17,7 @@ import torch
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-from distill_utils import picture, results
+from distill_utils import parallel, picture, results
 from distill_utils.args import INPUTS, STOPS, data_identity, input_digests, recipe_flags
 from distill_utils.clips import change_of, same_clips
 from distill_utils.dataset import DATASETS, check_older, dataset_label
@@ -71,8 +71,15 @@ class Run:
         self.inputs = {flag: value for flag, value in {**data_identity(args), **input_digests(args)}.items()
                        if value}
         self.clips = None       # identity of the training and test clips, when the data is read
+        self.shards, self.sent = None, parallel.sent        # which rank has what of the set
         self.saves_set, self.rate = False, recipe.lr      # the rate of the networks that were scored last
-        self._open()
+        self.checkpoint, self.wandb = None, None
+        self.writes = parallel.rank() == 0      # of several ranks one writes; all read
+        if self.writes:
+            self._open()
+        parallel.wait()         # an error of the first ends the others here
+        if not self.writes and self.args["resume"] and (self.folder / "checkpoint.pt").is_file():
+            self.checkpoint = load_plain(self.folder / "checkpoint.pt", mmap=False)
 
     def _open(self):
         """Nothing is written or removed yet but the lock: input that proves bad leaves an earlier run as it was."""
@@ -95,7 +102,7 @@ class Run:
         if begun and self.args["resume"] and not file.is_file():
             raise ValueError(f"{self.folder} holds a result and no checkpoint.pt to go on from: start anew with "
                              "--overwrite, or choose another --name")
-        self.checkpoint, self.tracker = None, secrets.token_hex(8)
+        self.tracker = secrets.token_hex(8)
         if begun and self.args["resume"]:
             try:
                 self.checkpoint = load_plain(file, mmap=False)
@@ -104,7 +111,6 @@ class Run:
                 raise ValueError(f"{file} cannot be read ({error}): start anew with --overwrite, or choose another "
                                  "--name") from error
             self._check_same_experiment(saved)
-        self.wandb = None
         if self.args["wandb"] != "disabled":
             try:
                 import wandb
@@ -161,6 +167,8 @@ class Run:
                              "another --name or --overwrite")
 
     def _write_json(self, name, content):
+        if not self.writes:
+            return
         with replacing(self.folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -173,23 +181,29 @@ class Run:
     def seeded(self, *purpose):
         return seeded(self.derive(*purpose), self.device)
 
-    def resume(self, data, **state):
+    def resume(self, data, shards=None, **state):
         """Remembers what a checkpoint holds (modules, optimizers: name -> None, or an object with a state_dict) and,
         when this run goes on from one, loads them, if the clips are those it began with. Scripts call it once all input
-        is read: from here on the folder is this run's."""
+        is read: from here on the folder is this run's. shards: which rank has what of the set, where several share
+        it."""
+        self.shards = shards
+        parallel.wait()         # all have read what they go on from
         self.state = {name: value for name, value in state.items() if value is not None and value.state_dict()}
         self.clips = [data.train.identity(), data.test.identity()]
         if self.checkpoint:
             self._check_clips()
-        if not self.checkpoint:     # of an overwritten run, or of one that ended before its first checkpoint
-            remove(*(self.folder / name for name in FILES))
-        remove(*unfinished(self.folder))
+        if self.writes:
+            if not self.checkpoint:     # of an overwritten run, or of one that ended before its first checkpoint
+                remove(*(self.folder / name for name in FILES))
+            remove(*unfinished(self.folder))
         self._write_json("args.json", {**self.args, "method": self.method, "device": str(self.device),
                                        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
                                        "commit": _commit(), "python": sys.version.split()[0],
                                        "versions": {"torch": torch.__version__, "numpy": np.__version__}})
-        self.metrics = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")   # noqa: SIM115 (closed by finish)
-        self.metrics.truncate(self._whole_lines(self.checkpoint["metrics_bytes"]) if self.checkpoint else 0)
+        log = self.folder / "metrics.jsonl" if self.writes else os.devnull
+        self.metrics = open(log, "a", encoding="utf-8")     # noqa: SIM115 (closed by finish)
+        if self.writes:
+            self.metrics.truncate(self._whole_lines(self.checkpoint["metrics_bytes"]) if self.checkpoint else 0)
         if self.checkpoint:
             for name, value in self.state.items():
                 value.load_state_dict(self.checkpoint["parts"][name])
@@ -214,11 +228,16 @@ class Run:
 
     def save(self, iteration):
         """Writes the checkpoint: everything needed to go on from the state after `iteration` steps."""
+        if self.shards:
+            self.shards.gather()
         states = {name: value.state_dict() for name, value in self.state.items()}
         bad = next((f"{name}.{key}" for name, state in states.items() for key, value in state.items()
                     if torch.is_tensor(value) and not torch.isfinite(value).all()), None)
         if bad:
             raise ValueError(f"{bad} is not finite after iteration {iteration}: " + self._way_back())
+        self.saved_at = iteration
+        if not self.writes:
+            return
         self.metrics.flush()
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save({"iteration": iteration, "parts": states, "history": self.history, "args": self._identity(),
@@ -226,7 +245,6 @@ class Run:
                         "tracker": self.tracker,
                         "seconds": self.elapsed(), "eval_seconds": self.eval_seconds,
                         "metrics_bytes": os.path.getsize(self.folder / "metrics.jsonl")}, temporary)
-        self.saved_at = iteration
 
     def _way_back(self):
         saved = f"the last good checkpoint is of iteration {self.saved_at}" if self.saved_at else "no step was saved"
@@ -259,6 +277,7 @@ class Run:
         try:
             with progress(total=iterations, initial=self.first_iteration, desc=self.method, unit="it") as self.bar:
                 for it in range(self.first_iteration, iterations + 1):
+                    self.stop = parallel.any_of(self.stop)      # a signal reaches the ranks at different steps
                     if (it % self.args["save_it"] == 0 or self.stop or it == iterations) and self.saved_at != it:
                         self.save(it)
                     if self.stop:
@@ -320,25 +339,28 @@ class Run:
                 teacher.label(train_on)
                 synset.labels.data.copy_(train_on.labels)
         done = {(r["iteration"], r["network"], r["number"]) for r in self.history}
+        wanted = [(network, index) for network in networks for index in range(self.args["num_eval"])
+                  if (iteration, network, index) not in done]
         self.evaluating = True
-        for network in networks:
-            for index in range(self.args["num_eval"]):
-                if (iteration, network, index) in done:
-                    continue
+        for first in range(0, len(wanted), parallel.size()):        # each rank trains a network
+            batch, scores = wanted[first:first + parallel.size()], None
+            if parallel.rank() < len(batch):
+                network, index = batch[parallel.rank()]
                 scores = self.network_scores(index, train_on, data, network, score, settings,
                                              share=synset is not None and iteration == 0)
+            for (network, index), found in zip(batch, parallel.collect(scores), strict=False):
                 self.history.append({"iteration": iteration, "network": network, "number": index,
-                                     **{key: scores[key] for key in ("top1", "top5", "loss", "per_class")},
-                                     "confusion": torch.tensor(scores["confusion"], dtype=torch.int32)})
+                                     **{key: found[key] for key in ("top1", "top5", "loss", "per_class")},
+                                     "confusion": torch.tensor(found["confusion"], dtype=torch.int32)})
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
-                self.save(iteration)
+            self.save(iteration)
         self.evaluating = False
         reported = self.reported_iteration(networks)
         for entry in self.history:      # K * K numbers: kept of what is reported alone
             if (entry["iteration"], entry["network"]) != (reported, networks[0]):
                 entry.pop("confusion", None)
-        if synset is not None and iteration == reported:
+        if synset is not None and iteration == reported and self.writes:
             save_synset(self.folder / "synset.safetensors", synset, data.spec, self.args["store"], method=self.method,
                         dataset=dataset_label(self.args["dataset"]), clips=self.clips[0], seed=self.seed,
                         protocol=self.args["protocol"],
@@ -422,7 +444,11 @@ class Run:
         return {name: self.args.get(name.removeprefix("dm_")) for name in ABOUT_LOSS}
 
     def finish(self, data, networks, **extra):
-        """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result."""
+        """Writes the pictures and result.json, prints the RESULT line and closes the run. Returns the result, or None
+        where another rank does."""
+        sent = max(parallel.collect(parallel.sent - self.sent))
+        if not self.writes:
+            return None
         iteration, evaluated = self.reported_iteration(networks), self.evaluated(networks)
         dataset = self.args["dataset"]
         if dataset not in DATASETS and Path(dataset).is_dir():
@@ -430,6 +456,7 @@ class Run:
         result = {"method": self.method, "dataset": dataset, "network": networks[0],
                   "protocol": self.args["protocol"], "seed": self.seed, "iteration": iteration,
                   "epochs": self.recipe.epochs, "dsa": self.args["dsa_strategy"], **self._about_labels(),
+                  "ranks": parallel.size(), "bytes_sent": sent,
                   "precision": self.precision, "bank": self.args.get("bank"), "store": self.args["store"],
                   **{flag: self.args[flag] for flag in ("frames", "im_size", "split", "classes", "holdout")},
                   "data": data_digest(data),

@@ -16,11 +16,14 @@ SETS holds the kinds, a class each. A kind says of itself all that a loss, a run
                                 tell a network, class numbers (B,) or rows (B, K). variants: which clip of each slot
                                 (B,), where it has several; if not given, drawn, or the first without a generator
     num_variants                clips of a slot, each with a row of labels of its own
+    draw(count, generator)      only where there are several: so many random variants
     label_kind, labels          one of KINDS (labels.py), and the rows, class by class, slot by slot; None of class
                                 numbers
     shape                       of one rendered sample
     pixels, exact               names of the tensors that a store may code as pictures, and beginnings of the names of
                                 those that stay exact
+    shared                      beginnings of the names of tensors that belong to no class; all others have rows, class
+                                by class
     arguments                   what builds it again from its file
     counted                     only where it has lists of modules: the argument that says how many -> name of the list
     watched, grow(optimizer, done)
@@ -52,7 +55,7 @@ class VideoSet(nn.Module):
     """Clips as pixels: `videos` (K * ipc, T, C, H, W), class by class. (Images (K * ipc, C, H, W) where a data set
     gives single frames.)"""
     title, label, clips_flag = "whole clips", "Pixels", "ipc"
-    pixels, exact, num_variants = ("videos",), ("labels",), 1
+    pixels, exact, num_variants, shared = ("videos",), ("labels",), 1, ()
     # SGD's: as published for DM, miniUCF101 at one clip a class (S2D, arXiv 2312.00362). Adam's: found on MotionDigits.
     rates = {"lr_img": ("the pixels", 30.0, 0.02)}
 
@@ -113,7 +116,7 @@ class ImageSet(nn.Module):
     static-dynamic set made of them has all segments.
     """
     title, label, clips_flag = "a still image for each clip", "Still", "ipc"
-    pixels, exact, num_variants = ("static",), ("labels",), 1
+    pixels, exact, num_variants, shared = ("static",), ("labels",), 1, ()
     rates = VideoSet.rates
 
     def __init__(self, num_classes, spc, shape, frames=None, init="real", split_num=1, label_kind="class",
@@ -236,6 +239,7 @@ class StaticDynamicSet(nn.Module):
     """
     title, label, clips_flag = "static images + dynamic memories", "S2D", "vpc"
     pixels, exact = ("static",), ("hallucinators", "labels")     # 327 numbers that shape every clip
+    shared = ("hallucinators",)
     counted = {"n_hal": "hallucinators"}
     rates = {"lr_static": ("the static images", 100.0, 0.02), "lr_dynamic": ("the dynamic memories", 1e-4, 0.02),
              "lr_hal": ("the hallucinators", 1e-5, 0.005)}      # as VideoSet's
@@ -356,19 +360,21 @@ class StaticDynamicSet(nn.Module):
     def num_variants(self):
         return prod(self.choices)
 
+    def draw(self, count, generator):
+        """So many variants, on the CPU, so that a seed gives the same clips on every device."""
+        image, memory, which = (
+            torch.zeros(count, dtype=torch.long) if generator is None or n == 1 else
+            torch.randint(n, (count,), generator=generator) for n in self.choices)
+        _, n_dynamic, n_hal = self.choices
+        return (image * n_dynamic + memory) * n_hal + which
+
     def render(self, classes, slots, generator=None, variants=None):
         """Without a generator the first static image, memory and hallucinator of each slot. Variants count the
         hallucinators fastest, the static images slowest."""
-        def pick(n):    # drawn on the CPU, so that a seed gives the same clips on every device
-            if generator is None or n == 1:
-                return torch.zeros(len(classes), dtype=torch.long, device=classes.device)
-            return torch.randint(n, (len(classes),), generator=generator).to(classes.device, non_blocking=True)
-
         n_static, n_dynamic, n_hal = self.choices
         if variants is None:
-            image, memory, which = pick(n_static), pick(n_dynamic), pick(n_hal)
-        else:
-            image, memory, which = variants // n_hal // n_dynamic, variants // n_hal % n_dynamic, variants % n_hal
+            variants = self.draw(len(classes), generator).to(classes.device, non_blocking=True)
+        image, memory, which = variants // n_hal // n_dynamic, variants // n_hal % n_dynamic, variants % n_hal
         static = self.static[classes * self.spc + slots * n_static + image]
         dynamic = self.dynamic[classes, slots * n_dynamic + memory]
         rows = (((classes * self.num_slots + slots) * n_static + image) * n_dynamic + memory) * n_hal + which

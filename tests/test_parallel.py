@@ -1,0 +1,215 @@
+"""Ranks: several processes that torchrun starts make the set that one makes, and end together."""
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ranks
+from conftest import NET, ROOT
+from distill_utils import parallel
+from distill_utils.synset import load_synset
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# nothing is added up, or what is added up has one term that is not 0
+EXACT = {"DM_pixels", "DM_adam", "bank", "adam", "store", "grown", "herding", "score", "DC_pixels"}
+
+
+def torchrun(count, *words, **kwargs):
+    """A process that runs a script with so many ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--master_port", str(port),
+         *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, cwd=ROOT,
+        start_new_session=True, **kwargs)
+
+
+def finished(process, status=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err[-3000:]
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def made(few_digits, tiny_experts, tmp_path_factory):
+    """{number of ranks: folder of the runs of ranks.py}"""
+    folder = tmp_path_factory.mktemp("ranks")
+    alone = subprocess.run([sys.executable, ROOT / "tests" / "ranks.py", folder / "1", few_digits, tiny_experts],
+                           capture_output=True, text=True, env=ONE_THREAD)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    for count, only in ((2, ()), (4, ("MTT_pixels", "DM_s2d", "FRePo_s2d", "bank", "herding"))):
+        out, _ = finished(torchrun(count, ROOT / "tests" / "ranks.py", folder / str(count), few_digits, tiny_experts,
+                                   *only))
+        found = json.loads(out.splitlines()[-1])
+        assert found["ranks"] == count and found["sent"] > 0
+        assert out.count("RESULT ") == (len(only) or len(list(folder.glob("1/*/*/result.json"))))   # each said once
+    return folder
+
+
+def run_of(folder, name):
+    found, = folder.glob(f"*/{name}")
+    return found, json.loads((found / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", ranks.commands("", "", ""))
+def test_two_ranks_make_the_set_that_one_makes(name, made):
+    (alone, result), (shared, other) = (run_of(made / count, name) for count in "12")
+    before, now = (load_synset(folder / "synset.safetensors")[0].state_dict() for folder in (alone, shared))
+    for key, value in before.items():
+        torch.testing.assert_close(now[key], value, rtol=1e-4, atol=3e-5, msg=lambda text, key=key: f"{key}: {text}")
+    if name in EXACT:
+        assert (alone / "synset.safetensors").read_bytes() == (shared / "synset.safetensors").read_bytes()
+        assert (alone / "preview.png").read_bytes() == (shared / "preview.png").read_bytes()
+        keys = ("top1_mean", "top1_std", "top5_mean", "loss_mean", "per_class", "storage_bytes")
+        assert {key: result[key] for key in keys} == {key: other[key] for key in keys}
+    assert (result["ranks"], other["ranks"]) == (1, 2) and result["bytes_sent"] == 0
+    lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+             for folder in (alone, shared)]
+    assert [(line["iteration"], sorted(line)) for line in lines[0]] == [
+        (line["iteration"], sorted(line)) for line in lines[1]]
+    for a, b in zip(*lines, strict=True):
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-3)
+
+
+def test_sets_move_by_far_more_than_they_differ(made):
+    """Or the comparison above could not fail."""
+    for name in ("DM_s2d", "MTT_pixels", "FRePo_pixels", "DC_s2d"):
+        folder, _ = run_of(made / "1", name)
+        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        moments = [value["momentum_buffer"].abs().max() * group["lr"] for group in state["parts"]["optimizer"][
+            "param_groups"] for value in [state["parts"]["optimizer"]["state"][group["params"][0]]]]
+        assert max(moments) > 1e-3, name
+
+
+@pytest.mark.parametrize("name", ["MTT_pixels", "DM_s2d", "FRePo_s2d", "bank", "herding"])
+def test_four_ranks_too(name, made):
+    before, now = (load_synset(run_of(made / count, name)[0] / "synset.safetensors")[0].state_dict() for count in "14")
+    for key, value in before.items():
+        torch.testing.assert_close(now[key], value, rtol=1e-4, atol=3e-5)
+
+
+def test_only_what_classes_share_is_sent_in_a_step(made):
+    """DM of pixels: a loss a step; and the set and its momentum, once for each time that it is saved or scored."""
+    folder, result = run_of(made / "2", "DM_pixels")
+    numbers = 10 * 2 * 4 * 3 * 16 * 16
+    saves = 4       # --Iteration 4 --save_it 1: after each step
+    assert result["bytes_sent"] == 4 * 4 + saves * 2 * 4 * numbers
+
+
+# ---- one that ends ------------------------------------------------------------------------------------------------
+
+def dm(few_digits, folder, *more):
+    return [ROOT / "distill_DM.py", "--model", NET, "--frames", 4, "--im_size", 16, "--data_path", few_digits,
+            "--save_path", folder, "--name", "x", "--batch_real", 2, "--num_eval", 1, "--epoch_eval_train", 1,
+            "--lr_img", 1, "--eval_it", 1000, "--save_it", 5, "--device", "cpu", "--precision", "fp32", *more]
+
+
+def test_a_rank_that_is_killed_ends_the_others_and_any_number_goes_on(few_digits, tmp_path):
+    process = torchrun(2, *dm(few_digits, tmp_path / "broken", "--Iteration", 100_000))
+    checkpoint = tmp_path / "broken/DM/x/checkpoint.pt"
+    for _ in range(600):
+        if checkpoint.is_file() and (checkpoint.parent / "metrics.jsonl").read_text().count("loss") > 1:
+            break
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()
+    done = torch.load(checkpoint, weights_only=True)["iteration"]
+    assert done >= 5
+    end = done + 7
+    for count in (1, 3):        # goes on with other numbers of ranks: to the set of an undisturbed run
+        if count == 1:
+            subprocess.run([sys.executable, *map(str, dm(few_digits, tmp_path / "broken", "--Iteration", end,
+                                                         "--resume"))], check=True, capture_output=True, env=ONE_THREAD)
+        else:
+            end += 4
+            finished(torchrun(count, *dm(few_digits, tmp_path / "broken", "--Iteration", end, "--resume")))
+    subprocess.run([sys.executable, *map(str, dm(few_digits, tmp_path / "whole", "--Iteration", end))], check=True,
+                   capture_output=True, env=ONE_THREAD)
+    first, second = (tmp_path / name / "DM/x/synset.safetensors" for name in ("broken", "whole"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_bad_input_ends_all_ranks_with_its_message(few_digits, tmp_path):
+    _, err = finished(torchrun(2, *dm(few_digits, tmp_path, "--Iteration", 2, "--ipc", 55)), status=1)
+    assert "error: cannot take 55 clips of each class" in err
+    _, err = finished(torchrun(2, *dm(few_digits, tmp_path, "--Iteration", 2, "--device", "cuda:0")), status=1)
+    assert "--device cuda:0" in err
+
+
+# ---- what they do -------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("count,of", [(10, 1), (10, 3), (4, 4), (3, 5), (0, 2)])
+def test_shares_are_all_in_order_and_as_equal_as_can_be(count, of):
+    shares = [parallel.share(count, of, at) for at in range(of)]
+    assert [i for part in shares for i in part] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_nothing_is_sent_and_nothing_changes():
+    tensor = torch.arange(3.0)
+    parallel.add_up([tensor])
+    parallel.hand_round(tensor, 1)
+    assert tensor.tolist() == [0, 1, 2] and parallel.collect(5) == [5] and parallel.sent == 0
+    assert parallel.join_rows(tensor)[1] == slice(0, 3) and not parallel.any_of(False)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout, nn.Dropout3d])
+def test_dropout_of_a_part_is_that_of_the_whole(layer, monkeypatch):
+    network, x = nn.Sequential(layer(0.5)), torch.rand(6, 4, 2, 2, 2)
+    torch.manual_seed(0)
+    whole = network(x)
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    torch.manual_seed(0)
+    with parallel.whole_dropout(network, torch.tensor([1, 4]), 6):
+        part = network(x[[1, 4]])
+    assert torch.equal(part, whole[[1, 4]]) and (part == 0).any() and "forward" not in vars(network[0])
+    network.eval()
+    with parallel.whole_dropout(network, torch.tensor([1, 4]), 6):
+        assert torch.equal(network(x[[1, 4]]), x[[1, 4]])
+
+
+def test_messages_between_ranks(tmp_path):
+    """Sums, rows and groups between real processes; and tensors whose memory is not in their order."""
+    script = tmp_path / "talk.py"
+    script.write_text(f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import torch
+        from distill_utils import parallel
+        parallel.join()
+        rank, size = parallel.rank(), parallel.size()
+        odd = torch.zeros(3, 2, 4).permute(2, 0, 1)                     # (4, 3, 2)
+        own = parallel.share(4)
+        odd[own.start:own.stop] = rank + 1.0
+        parallel.hand_round(odd, 1)
+        assert odd[:, 0, 0].tolist() == [1, 2, 3, 4] and (odd == odd[:, :1, :1]).all()
+        a, b = torch.full((2,), float(rank)), torch.ones(2, 3).T
+        parallel.add_up([a, b])
+        assert a.tolist() == [6, 6] and (b == 4).all() and b.shape == (3, 2)
+        rows, mine = parallel.join_rows(torch.full((rank, 2), float(rank)))
+        assert rows[:, 0].tolist() == [1, 2, 2, 3, 3, 3] and (rows[mine] == rank).all()
+        assert parallel.any_of(rank == 3) and parallel.collect(rank) == [0, 1, 2, 3]
+        team = parallel.Team(2)
+        assert (team.teams, team.members, team.team, team.place) == (2, 2, rank // 2, rank % 2)
+        c = torch.tensor([float(rank)])
+        team.add_up([c])
+        assert c.item() == (1 if rank < 2 else 5) and list(team.jobs(4)) == [[0, 1], [2, 3]][team.team]
+        assert parallel.sent > 0
+        if rank == 0:
+            print("all is well")
+        parallel.leave()""")
+    out, _ = finished(torchrun(4, script))
+    assert out == "all is well\n"
