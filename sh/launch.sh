@@ -2,6 +2,8 @@
 # as 0 or 0,1,2,3, or on the CPU where GPUS is cpu. Where CUDA_VISIBLE_DEVICES is set, as in a job of SLURM, the numbers
 # count within it. `launch_dynamic` is the same for the dynamic stage: it starts from the static memory that sh/static/DC.sh
 # made, unless --path_static or --static_init says otherwise. DRY_RUN=1 prints the command in place of running it.
+# With DIST=torchrun each GPU has a process of its own (a rank), or on the CPU RANKS of them (2, if not given): faster than
+# one process with several GPUs, and the same set (docs/speed.md).
 # Launchers run anywhere: results and experts go to result/ and buffers/ of the repository, if no flag says otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -38,10 +40,18 @@ visible_devices() {     # visible_devices GPUS: what CUDA_VISIBLE_DEVICES is to 
 }
 
 launch() {
-    local gpus=$1 script=$2 command
+    local gpus=$1 script=$2 command ranks=()
     shift 2
     find_any_python
-    command=("$PYTHON" "$ROOT/$script" --buffer_path "$ROOT/buffers" "$@")
+    case "${DIST:-}" in
+        "") ;;
+        torchrun)
+            local devices=${gpus//[^,]/}
+            ranks=(-m torch.distributed.run --standalone --nproc_per_node "$((${#devices} + 1))")
+            [ "$gpus" != cpu ] || ranks[-1]=${RANKS:-2} ;;
+        *) echo "DIST must be torchrun, or not set, not '$DIST'" >&2; exit 2 ;;
+    esac
+    command=("$PYTHON" ${ranks[@]+"${ranks[@]}"} "$ROOT/$script" --buffer_path "$ROOT/buffers" "$@")
     case "$gpus" in
         cpu) command=(env CUDA_VISIBLE_DEVICES= "${command[@]}" --device cpu) ;;
         *[!0-9,]* | "" | ,* | *, | *,,*) echo "GPUS must be cpu or numbers such as 0 or 0,1,2,3, not '$gpus'" >&2; exit 2 ;;

@@ -75,8 +75,18 @@ def test_parses_and_has_no_comment_after_a_backslash(script):
 
 def test_every_launcher_is_in_this_table():
     helpers = {"sh/demo.sh", "sh/test.sh", "sh/setup.sh", "sh/launch.sh", "sh/bench.sh", "sh/faults.sh",
-               "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh", "sh/study/frontier.sh"}
+               "sh/cluster/slurm.sh", "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh",
+               "sh/study/frontier.sh"}
     assert set(SCRIPTS) - helpers == set(LAUNCHERS)
+
+
+def test_torchrun_gets_a_rank_for_each_gpu():
+    for gpus, env, ranks in (("0,1,2,3", {}, 4), ("2", {}, 1), ("cpu", {}, 2), ("cpu", {"RANKS": "3"}, 3)):
+        done = bash("sh/baseline/DM.sh", gpus, "miniUCF101", "30", "1", DRY_RUN="1", DIST="torchrun", **env)
+        assert f"-m torch.distributed.run --standalone --nproc_per_node {ranks} " in done.stdout, done
+    done = bash("sh/baseline/DM.sh", "0", "miniUCF101", "30", "1", DRY_RUN="1", DIST="mpi")
+    assert done.returncode == 2 and "DIST must be torchrun" in done.stderr
+    assert "torch.distributed" not in bash("sh/baseline/DM.sh", "0", "miniUCF101", "30", "1", DRY_RUN="1").stdout
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

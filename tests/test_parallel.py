@@ -213,3 +213,58 @@ def test_messages_between_ranks(tmp_path):
         parallel.leave()""")
     out, _ = finished(torchrun(4, script))
     assert out == "all is well\n"
+
+
+# ---- clusters -----------------------------------------------------------------------------------------------------
+
+def cluster(tmp_path, nodes):
+    """What a job of SLURM sees: an srun that starts the command once for each node, all of them on this machine, and a
+    scontrol that notes what is asked of it. SLURM itself is not here."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "scontrol").write_text(f"""#!/bin/bash
+if [ "$1" = show ]; then for _ in $(seq {nodes}); do echo localhost; done; else echo "$@" >> {tmp_path}/asked; fi
+""")
+    (tools / "srun").write_text(f"""#!/bin/bash
+pids=()
+for _ in $(seq {nodes}); do "$@" & pids+=($!); done
+trap 'kill -TERM "${{pids[@]}}"' TERM
+status=0
+for pid in "${{pids[@]}}"; do
+    while kill -0 $pid 2>/dev/null; do wait $pid || status=$?; done
+done
+exit $status
+""")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    return {**ONE_THREAD, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHON": sys.executable, "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes), "RANKS": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
+
+
+def test_a_job_that_is_preempted_saves_and_goes_on_when_it_is_started_again(few_digits, tmp_path):
+    script, *flags = map(str, dm(few_digits, tmp_path / "job"))
+    command = ["bash", ROOT / "sh/cluster/slurm.sh", "distill_DM.py", *flags]
+    job = subprocess.Popen([*command, "--Iteration", "100000"], env=cluster(tmp_path, 2), cwd=tmp_path, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    checkpoint = tmp_path / "job/DM/x/checkpoint.pt"
+    for _ in range(600):
+        if checkpoint.is_file() and (checkpoint.parent / "metrics.jsonl").read_text().count("loss") > 1:
+            break
+        time.sleep(0.1)
+    job.send_signal(signal.SIGUSR1)
+    _, err = job.communicate(timeout=120)
+    assert job.returncode != 0 and (tmp_path / "asked").read_text() == "requeue 4711\n", err[-3000:]
+    assert "is saved in" in err         # by the ranks: no step is lost
+    done = torch.load(checkpoint, weights_only=True)["iteration"]
+    again = subprocess.run([*command, "--Iteration", str(done + 3)], env=cluster(tmp_path, 2), cwd=tmp_path, text=True,
+                           capture_output=True)
+    assert again.returncode == 0 and f"going on from iteration {done} of" in again.stderr, again.stderr[-3000:]
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"         # once: this one ended by itself
+    assert json.loads((checkpoint.parent / "result.json").read_text())["ranks"] == 2
+
+
+def test_the_job_says_what_it_would_run(tmp_path):
+    run = subprocess.run(["bash", ROOT / "sh/cluster/slurm.sh", "buffer.py", "--dataset", "a b"], capture_output=True,
+                         text=True, env=cluster(tmp_path, 2) | {"DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "4"})
+    assert run.stdout.startswith("srun ") and "--nnodes 2 --nproc_per_node 4" in run.stdout
+    assert "--rdzv_endpoint localhost:24711" in run.stdout and "buffer.py --dataset a\\ b --resume" in run.stdout
