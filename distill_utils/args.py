@@ -571,6 +571,8 @@ def cli(main):
     try:
         main()
     except KeyboardInterrupt as stopped:
+        for number in STOPS:        # the way out is short, and not broken off
+            signal.signal(number, signal.SIG_IGN)
         print(f"stopped. {str(stopped) or 'What was finished stays: the same command goes on (a run with --resume)'}",
               file=sys.stderr)
         sys.exit(130)

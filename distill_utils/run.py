@@ -286,8 +286,8 @@ class Run:
                     if it < iterations:
                         self.bar.update()
         finally:
-            for name, handler in handlers.items():
-                signal.signal(name, handler)
+            for name, handler in handlers.items():      # the signal that another rank had first may be still to come
+                signal.signal(name, signal.SIG_IGN if self.stop and parallel.size() > 1 else handler)
 
     def _how_to_go_on(self):
         return f"Iteration {self.saved_at} is saved in {self.folder}: the same command with --resume goes on from there"

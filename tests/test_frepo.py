@@ -1,4 +1,5 @@
 """Neural feature regression: the loss against kernel ridge regression in numpy, its gradient in chunks, the pool."""
+import copy
 import json
 from types import SimpleNamespace
 
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-import utils
+import distill_FRePo
 from conftest import NET
 from distill_FRePo import Pool, rows_of
+from distill_utils.device import in_precision
 from distill_utils.labels import centred
 from distill_utils.matching import frepo_gradient, frepo_loss
 from distill_utils.seeds import make_generator, seeded
@@ -166,18 +168,24 @@ def test_a_stopped_run_goes_on_with_its_pool(script, monkeypatch):
 
 
 def test_labels_are_learned_and_networks_trained_on_them(script, monkeypatch):
-    losses = []
-    original = utils.make_step
+    steps, pool_step = [], distill_FRePo.pool_step
 
-    def make_step(network, optimizer, dtype, loss_of):
-        losses.append(loss_of(torch.ones(2, 10), torch.zeros(2, 10), torch.zeros(2)).item())
+    def step(network, optimizer, clips, rows, count, dtype):
         assert network.training and all(value.requires_grad for value in network.parameters())
-        return original(network, optimizer, dtype, loss_of)
+        before = copy.deepcopy(network)
+        torch.manual_seed(5)
+        pool_step(network, optimizer, clips, rows, count, dtype)
+        torch.manual_seed(5)        # the loss is 0.5 * the sum over classes, in the mean over clips
+        loss = 0.5 * (in_precision(before, dtype)(clips) - rows).square().sum(1).mean()
+        wanted = torch.autograd.grad(loss, list(before.parameters()))
+        for parameter, gradient in zip(network.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+        steps.append(count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils, "make_step", make_step)
+        patch.setattr(distill_FRePo, "pool_step", step)
         synset, header = load_synset(script("FRePo", "set", pool=1, pool_updates=9) / "synset.safetensors")
-    assert losses.count(5.0) == 4       # 0.5 * sum over 10 classes; those that score take the mean
+    assert steps == [3] * 4         # --batch_pool
     assert synset.label_kind == "centred" and header["recipe"]["loss"] == "mse"
     start = centred(torch.arange(10), 10)
     assert not torch.equal(synset.labels, start) and (synset.labels - start).abs().max() < 0.1

@@ -32,6 +32,6 @@ def test_nothing_below_the_scripts_imports_a_script():
 
 
 def test_the_bottom_imports_nothing_of_ours():
-    below = ("seeds", "files", "progress", "protocols", "matching", "device", "splits")
+    below = ("seeds", "files", "progress", "protocols", "matching", "parallel", "splits")
     for name in ("networks", *(f"distill_utils.{name}" for name in below)):
         assert not imports(FILES[name]), name

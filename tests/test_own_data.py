@@ -293,7 +293,7 @@ def test_from_the_check_to_the_table(mine, tmp_path, monkeypatch, capsys):
 def test_an_unknown_method_has_a_row_of_its_own(tmp_path, monkeypatch, capsys):
     result = {"method": "New", "dataset": "x", "protocol": "standard", "network": "N", "ipc": 1, "seed": 0, "epochs": 1,
               "top1_mean": 0.25, "top1_std": 0.0, "top1_start_mean": 0.5, "top1_start_std": 0.0, "top5_mean": 0.9,
-              "num_networks": 1, "storage_bytes": 5, "seconds": 1.0, "distill_seconds": 1.0}
+              "num_networks": 1, "per_class": [0.25], "storage_bytes": 5, "seconds": 1.0, "distill_seconds": 1.0}
     for method in ("New", "Still-DM", "DM", "S2D-k-center"):
         (tmp_path / method).mkdir()
         (tmp_path / method / "result.json").write_text(json.dumps(result | {"method": method}))

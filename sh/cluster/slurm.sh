@@ -24,7 +24,8 @@ find_python requirements.txt || { echo "no Python here satisfies $ROOT/requireme
 SCRIPT=$1
 shift
 
-FIRST=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+FIRST=${NODES%%$'\n'*}
 PORT=$((20000 + SLURM_JOB_ID % 20000))      # another for each job, should two share a node
 RANKS=${SLURM_GPUS_ON_NODE:-${RANKS:-1}}
 COMMAND=(srun "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node "$RANKS"
