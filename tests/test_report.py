@@ -309,6 +309,19 @@ def test_what_is_no_file_is_named_and_waited_for_by_nobody(name, copied):
         assert name in " ".join(read_run(path.parent, Images())["problems"])
 
 
+def test_a_folder_that_cannot_be_read_is_named_beside_the_runs_of_others(copied, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "random":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    text = make(monkeypatch, copied)
+    assert "Permission denied" in text and len(re.findall(r"<details class=\"run\"", text)) == 5
+
+
 def test_names_that_are_no_utf8_do_not_stop_the_page(copied, monkeypatch):
     path = copied / "DM/a<b>&/args.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"command": "python x.py --data \udcff"}))
