@@ -336,6 +336,8 @@ def chart(series, x_label, y_label, log=False):
 
 
 def nice_ticks(low, high):
+    if high - low <= 1e-6 * abs(high):      # a line through equal values, or one point
+        low, high = low - 0.5, high + 0.5
     return [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)]
 
 

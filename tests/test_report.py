@@ -192,6 +192,7 @@ def test_curves_and_frontier(tmp_path):
         )["series"][-1]["points"][0]["y"]
     one = page.chart([("a", [(5, 50.0, 0, None, None)], True)], "x", "y")      # a single point has no span
     assert one["series"][0]["points"][0]["x"] >= page.LEFT
+    assert len({text for _, text in one["y_ticks"]}) == len(one["y_ticks"]) > 2
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
