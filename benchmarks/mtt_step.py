@@ -53,7 +53,7 @@ def make_problem(size, device, batch=None):
 def measure(solve, steps, args, device):
     """One row: seconds and bytes of each side at N = steps; a side that does not fit in memory is left out."""
     flags = ("--device", args.device, "--size", args.size, "--threads", args.threads, "--steps", steps,
-             "--only_memory", "s2d", *(("--batch", args.batch) if args.batch else ()))
+             *(("--batch", args.batch) if args.batch else ()), "--only_memory", "s2d")
     row = {"steps": steps, **{f"{side}_bytes": common.child_memory(*flags, side) for side in SIDES}}
     sides = [side for side in SIDES if row[f"{side}_bytes"] is not None]
     vectors = {side: solve(side, steps) for side in sides}

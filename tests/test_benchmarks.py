@@ -62,7 +62,7 @@ def test_a_benchmark_prints_its_conditions_and_one_json_line(name, bench, monkey
         return SimpleNamespace(returncode=0, stdout=out.getvalue())
 
     monkeypatch.setattr(subprocess, "run", run)
-    flags = ["--steps", "2"] if name == "mtt_step" else []
+    flags = ["--steps", "2", "--batch", "4"] if name == "mtt_step" else []
     first, *_, last = bench(name, "--size", "tiny", "--repeats", "1", "--threads", "1", *flags)
     result = json.loads(last)
     assert re.match(r"device cpu \(.*\), threads 1, torch ", first) and result["benchmark"] == name and result["rows"]

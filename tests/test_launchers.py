@@ -75,9 +75,21 @@ def test_parses_and_has_no_comment_after_a_backslash(script):
 
 def test_every_launcher_is_in_this_table():
     helpers = {"sh/demo.sh", "sh/test.sh", "sh/setup.sh", "sh/launch.sh", "sh/bench.sh", "sh/faults.sh",
-               "sh/cluster/slurm.sh", "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh",
+               "sh/gpu.sh", "sh/cluster/slurm.sh", "sh/study/launch.sh", "sh/study/methods.sh", "sh/study/taxonomy.sh",
                "sh/study/frontier.sh"}
     assert set(SCRIPTS) - helpers == set(LAUNCHERS)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_waits_for_a_gpu_is_run_with_flags_that_the_benchmarks_take(device):
+    commands = [shlex.split(line) for line in bash("sh/gpu.sh", "--device", device, DRY_RUN="1").stdout.splitlines()]
+    tests, *benchmarks = commands
+    assert tests[1:5] == ["-m", "pytest", "-q", "-m"] and len(benchmarks) == 5
+    for _, script, *flags in benchmarks:
+        given = {flag for flag in flags if flag.startswith("--")}
+        text = (ROOT / script).read_text() + (ROOT / "benchmarks" / "common.py").read_text()
+        assert all(f'"{flag}"' in text for flag in given) and f"--device {device}" in " ".join(flags)
+    assert bash("sh/gpu.sh", "--size", "x").returncode == 2
 
 
 def test_torchrun_gets_a_rank_for_each_gpu():
