@@ -91,17 +91,16 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         so it is the same each time it is asked for."""
         generator = run.generator(index, "step", i)
         chosen = student_batch(len(classes), args.batch_syn, i, run.derive(index, "order"))
-        part, count, variants = team.part(len(chosen)), len(chosen), None
-        if synset.num_variants > 1:
-            variants = synset.draw(count, generator)[part].to(run.device, non_blocking=True)
+        part, count = team.part(len(chosen)), len(chosen)
         if part.start == part.stop:     # the last batch of an epoch is smaller, perhaps than the ranks are many
             return 0 * sum(weight.sum() for weight in theta)
-        draw, chosen = dsa.draw(generator, count), chosen[part].to(run.device, non_blocking=True)
-        clips, targets = synset.render(classes[chosen], slots[chosen], variants=variants)
+        clips, targets = shards.render(generator, chosen, part)
+        draw = dsa.draw(generator, count)
         clips = rules.matching(dsa.apply(clips, draw and draw._replace(numbers=draw.numbers[part])))
+        mine = classes[chosen[part].to(run.device, non_blocking=True)]
         with run.seeded(index, "dropout", i), whole_dropout(student, torch.arange(count)[part], count):
-            loss = student_loss(student, theta, clips, targets, partial(loss_of, classes=classes[chosen]))
-        return loss * (len(chosen) / count)
+            loss = student_loss(student, theta, clips, targets, partial(loss_of, classes=mine))
+        return loss * (len(mine) / count)
 
     def reach(it):
         """Segments start below this epoch."""

@@ -167,6 +167,7 @@ def facts(result, args):
     versions, peak = args.get("versions") or {}, result.get("peak_memory_bytes")
     how = {"data": results.group(result) if result else args.get("dataset"), "seed": args.get("seed"),
            "commit": args.get("commit"), "device": args.get("device"), "precision": result.get("precision"),
+           "processes": result.get("ranks") if result.get("ranks", 1) != 1 else None,
            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
            "iteration": result.get("iteration"), "seconds": result.get("seconds"),
            "of them distilling": result.get("distill_seconds") if "top1_start_mean" in result else None,

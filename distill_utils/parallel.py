@@ -4,6 +4,7 @@ Everything random is derived from the seed, so ranks that compute the same thing
 a share: of the gradients of what classes share, of the clips and networks that are scored, and before the set is saved.
 What they send goes through torch.distributed, over gloo between CPUs and NCCL between GPUs.
 """
+import json
 import math
 import os
 import sys
@@ -94,10 +95,20 @@ def hand_round(tensor, dim_rows):
             sent += message.numel() * message.element_size()
 
 
+def numbers(number):
+    """An integer of each rank, in their order."""
+    if size() == 1:
+        return [number]
+    found = [torch.zeros(1, dtype=torch.long) for _ in range(size())]
+    with talking():
+        dist.all_gather(found, torch.tensor([number]))
+    return [int(value) for value in found]
+
+
 def join_rows(rows):
     """The rows (n, ...) of all ranks, one rank's behind the other's, without a graph, and the slice of one's own."""
     global sent
-    counts = collect(len(rows))
+    counts = numbers(len(rows))
     first = sum(counts[:rank()])
     if size() == 1:
         return rows.detach(), slice(0, len(rows))
@@ -111,23 +122,22 @@ def join_rows(rows):
 
 
 def collect(thing):
-    """The things of all ranks, in their order: a list. For a few numbers."""
+    """What JSON can hold, of all ranks, in their order. (torch's own way would send pickles.)"""
     if size() == 1:
         return [thing]
-    found = [None] * size()
-    with talking():
-        dist.all_gather_object(found, thing)
-    return found
+    text = json.dumps(thing).encode()
+    counts, (joined, _) = numbers(len(text)), join_rows(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    return [json.loads(part.numpy().tobytes()) for part in joined.split(counts)]
 
 
 def wait():
     """For all ranks."""
-    collect(None)
+    numbers(0)
 
 
 def any_of(truth):
     """Whether it is true of one of the ranks."""
-    return any(collect(truth)) if size() > 1 else truth
+    return any(numbers(int(truth)))
 
 
 @contextmanager
@@ -204,11 +214,11 @@ class Shards:
         if self.synset.num_variants > 1:
             self.synset.draw(count, generator)
 
-    def render(self, generator, chosen=None):
-        """What the set renders of chosen pairs (long, on the CPU; all, if not given), those of own classes alone, and
-        the same variants of these that a single process would draw."""
+    def render(self, generator, chosen=None, part=None):
+        """What the set renders of a part (bool, or a slice; if not given, those of own classes) of chosen pairs (long,
+        on the CPU; if not given, all), with the variants that a single process would draw for them."""
         chosen = torch.arange(len(self.classes)) if chosen is None else chosen
-        mine, variants = self.part(chosen), None
+        mine, variants = self.part(chosen) if part is None else part, None
         which = chosen[mine].to(self.classes.device, non_blocking=True)
         if self.synset.num_variants > 1:
             variants = self.synset.draw(len(chosen), generator)[mine].to(self.classes.device, non_blocking=True)

@@ -2,8 +2,8 @@
 # as 0 or 0,1,2,3, or on the CPU where GPUS is cpu. Where CUDA_VISIBLE_DEVICES is set, as in a job of SLURM, the numbers
 # count within it. `launch_dynamic` is the same for the dynamic stage: it starts from the static memory that sh/static/DC.sh
 # made, unless --path_static or --static_init says otherwise. DRY_RUN=1 prints the command in place of running it.
-# With DIST=torchrun each GPU has a process of its own (a rank), or on the CPU RANKS of them (2, if not given): faster than
-# one process with several GPUs, and the same set (docs/speed.md).
+# With DIST=torchrun each GPU has a process of its own, a rank; on the CPU there are RANKS of them, 2 if not given. They make
+# the same set (docs/speed.md).
 # Launchers run anywhere: results and experts go to result/ and buffers/ of the repository, if no flag says otherwise.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
