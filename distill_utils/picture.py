@@ -1,4 +1,4 @@
-"""What a distilled set looks like: a contact sheet (PNG), an animation (GIF), the accuracy over the iterations (PNG).
+"""What a set looks like: a contact sheet (PNG), an animation (GIF), the accuracy over the iterations (PNG).
 
 `rows` is a list of (label, synthetic, real): a class name and two clips (T, C, H, W), float, normalised with the data
 set's mean and std; either may be None. All synthetic clips share one shape, and so do all real ones; else ValueError.
@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from distill_utils.files import replacing
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 32, 36), (125, 125, 132)
-ACCENT = {"distilled": (196, 78, 32), "real": (38, 104, 168)}
+ACCENT = {"set": (196, 78, 32), "real": (38, 104, 168)}     # selected clips are a set too, and not distilled
+HEADINGS = {"set": "the set", "real": "real clips"}
 GAP, MARGIN = 2, 12  # pixels between tiles, around the picture
 SHOWN = 24  # classes of a set on a page: some hundred would make it too large to open
 
@@ -58,9 +59,9 @@ def to_uint8(clips, mean, std):
 
 
 def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None, caption=""):
-    """Draw a PNG with one row per clip: at most `frames` evenly spaced frames, distilled ones left, real ones right.
+    """Draw a PNG with one row per clip: at most `frames` evenly spaced frames, those of the set left, real ones right.
 
-    Frames are numbered from 1. marked: bool (rows, T), which distilled frames are framed: its key frames. scale: tile
+    Frames are numbered from 1. marked: bool (rows, T), which frames of the set are framed: its key frames. scale: tile
     pixels per clip pixel. By default small clips are enlarged to about 64 pixels a tile and large ones shrunk to 112,
     or to less where the sheet would be higher than 16,000 pixels. caption: what stands below.
     """
@@ -78,8 +79,8 @@ def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None, capt
     for y, label in zip(ys, labels, strict=True):
         draw.text((left - MARGIN, y + height // 2), label, INK, text, anchor="rm", align="right", spacing=2)
     for name, strips in sides.items():
-        heading = f"{name} (framed: key frames)" if marked is not None and name == "distilled" else name
-        draw.text((left, ys[0] - 20), heading, ACCENT[name], title, anchor="ls")
+        heading = " (framed: key frames)" if marked is not None and name == "set" else ""
+        draw.text((left, ys[0] - 20), HEADINGS[name] + heading, ACCENT[name], title, anchor="ls")
         for column, time in enumerate(times[name]):
             x = left + column * (width + GAP)
             number = f"frame {time + 1}" if column == 0 and width > 44 else str(time + 1)
@@ -87,7 +88,7 @@ def contact_sheet(path, rows, mean, std, frames=8, scale=None, marked=None, capt
             for row, (y, strip) in enumerate(zip(ys, strips, strict=True)):
                 if strip:
                     sheet.paste(strip[time], (x, y))
-                if marked is not None and name == "distilled" and marked[row][time]:
+                if marked is not None and name == "set" and marked[row][time]:
                     draw.rectangle((x, y, x + width - 1, y + height - 1), outline=ACCENT[name], width=2 + width // 50)
         left += spans[name]
     with replacing(path) as temporary:
@@ -110,7 +111,7 @@ def animate(path, rows, mean, std, fps=6, caption=""):
     base = Image.new("RGB", (max(columns * cell_w, 190) + 2 * MARGIN, lines * cell_h + top), PAPER)
     draw, left = ImageDraw.Draw(base), MARGIN + 4
     for name, where in zip(sides, (" above", " below"), strict=False):
-        heading = name + (where if len(sides) > 1 else "")
+        heading = HEADINGS[name] + (where if len(sides) > 1 else "")
         draw.text((left, MARGIN - 4), heading, ACCENT[name], title)
         left += int(title.getlength(heading)) + MARGIN
     for (x, y), (label, _, _) in zip(places, rows, strict=True):
@@ -176,12 +177,12 @@ def curve(path, series, title=None, reference=None):
 
 
 def _tiles(rows, mean, std, limit, scale=None):
-    """rows -> ({"distilled": strips, "real": strips}, (width, height)), without a side that has no clip.
+    """rows -> ({"set": strips, "real": strips}, (width, height)), without a side that has no clip.
 
     A strip is the list of a clip's frames as images of that size, empty for None. Unless `scale` says otherwise, the
     size is an integer multiple of a small clip, near 64 pixels, or a large one shrunk to `limit`.
     """
-    sides = {"distilled": [row[1] for row in rows], "real": [row[2] for row in rows]}
+    sides = {"set": [row[1] for row in rows], "real": [row[2] for row in rows]}
     sides = {name: clips for name, clips in sides.items() if any(clip is not None for clip in clips)}
     shapes = {name: {tuple(clip.shape) for clip in clips if clip is not None} for name, clips in sides.items()}
     if not sides:
