@@ -1,5 +1,6 @@
 """Real clips in memory: the uint8 cache that is decoded once, views of it, and the sampler that draws by class."""
 import hashlib
+import math
 import os
 import re
 import sys
@@ -203,14 +204,14 @@ def cache_folder(data_path, cache_path=None):
 
 
 def cached_frames(dataset, cache_path, num_workers=None, preload=False):
-    """All grid frames of a FrameFolder, uint8 (F, 3, H, W), memory-mapped from a file that is made once.
+    """All grid frames of a FrameFolder, uint8 (F, 3, H, W): a FrameFile, which is made once.
 
     The file's name carries a digest of the clips, their frames (name, bytes, times of change) and the size, so a change
     of any of them makes a new file and removes the old. The same frames may be reached by another path. One process
-    builds, others wait; a build that was killed leaves
-    nothing that counts. A file that is not as long as it was written is made again. Behind the frames it has a check
-    sum of each, which `Clips` compares when it first reads the frame, and one of the file that each came from. preload:
-    returned as an array in memory (still uint8). Sets `cache`, `sums` and `stored` (these check sums) of the dataset.
+    builds, others wait; a build that was killed leaves nothing that counts. A file that is not as long as it was
+    written is made again. Behind the frames it has a check sum of each, which `Clips` compares when it first reads the
+    frame, and one of the file that each came from. preload: all frames as an array in memory (still uint8). Sets
+    `cache`, `sums` and `stored` (these check sums) of the dataset.
     """
     spec, total = dataset.spec, int(dataset.counts.sum())
     digest = hashlib.sha256(f"{CACHE_FORMAT} {spec.frames} {spec.stride} {spec.size}".encode())
@@ -240,12 +241,44 @@ def cached_frames(dataset, cache_path, num_workers=None, preload=False):
                 found = _open_cache(path, total, spec.size)
     frames, dataset.sums, dataset.stored = found
     dataset.cache = path
-    return np.array(frames) if preload else frames
+    return frames[np.arange(len(frames))] if preload else frames
+
+
+class FrameFile:
+    """The frames of a cache, uint8 (F, 3, H, W), read from the file as they are asked for. (A mapped file would count
+    as memory of the process, until all of it does.) path, offset: the file, and where its frames begin."""
+
+    def __init__(self, path, offset, shape):
+        self.path, self.offset, self.shape = path, offset, shape
+        self.frame_bytes = math.prod(shape[1:])
+        self.nbytes = len(self) * self.frame_bytes
+        self.file = open(path, "rb", buffering=0)       # noqa: SIM115 (as long as the object; a removed file stays)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def take(self, indices, out):
+        """Fills uint8 (*indices.shape, 3, H, W). Frames in a row are one read."""
+        flat, target = indices.reshape(-1), memoryview(out.reshape(-1))
+        ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1), len(flat)]
+        for first, end in zip([0, *ends], ends, strict=False):
+            part, at = target[first * self.frame_bytes:end * self.frame_bytes], int(flat[first]) * self.frame_bytes
+            while part:
+                count = os.preadv(self.file.fileno(), [part], self.offset + at)     # at most 2 GiB at a time
+                if not count:
+                    raise DataError(f"{self.path} was cut short while it was in use: run the same command again (with "
+                                    "--resume), which makes it anew")
+                part, at = part[count:], at + count
+
+    def __getitem__(self, indices):
+        found = np.empty((*indices.shape, *self.shape[1:]), np.uint8)
+        self.take(indices, found)
+        return found
 
 
 def _open_cache(path, total, size):
-    """(frames uint8 (F, 3, H, W), check sums uint32 (F,) of them, and of their files) of a cache, the frames
-    memory-mapped; None where there is no whole one."""
+    """(a FrameFile, check sums uint32 (F,) of its frames, and of their files) of a cache; None where there is no whole
+    one."""
     try:
         frames = np.load(path, mmap_mode="r", allow_pickle=False)
         first = frames.offset + frames.nbytes
@@ -253,7 +286,7 @@ def _open_cache(path, total, size):
                 and os.path.getsize(path) == first + 8 * total + 4:
             sums = np.fromfile(path, np.uint32, offset=first)
             if zlib.crc32(sums[:-1]) == sums[-1]:
-                return frames, *sums[:-1].reshape(2, total)
+                return FrameFile(path, frames.offset, frames.shape), *sums[:-1].reshape(2, total)
     except PermissionError:
         raise
     except Exception:       # no file, or whatever a damaged head makes numpy raise
@@ -336,8 +369,8 @@ class Clips:
         self.sums = np.array([zlib.crc32(frame) for frame in frames], np.uint32) if sums is None else sums
         self.stored = self.sums if sums is None else dataset.stored      # of the files that frames came from
         self.unread = None if sums is None else np.ones(len(frames), bool)      # whose sum was not compared
-        if isinstance(frames, np.ndarray) and not isinstance(frames, np.memmap):
-            self._compare(np.arange(len(frames)))
+        if isinstance(frames, np.ndarray):
+            self._compare(np.arange(len(frames)), frames)
 
     def __len__(self):
         return len(self.labels)
@@ -358,21 +391,18 @@ class Clips:
         """A digest of all that a sample depends on, every pixel included."""
         return hashlib.sha256(f"{self.identity()}".encode() + self.sums[self._own_frames()].tobytes()).hexdigest()
 
-    def _compare(self, frame_indices):
+    def _compare(self, frame_indices, frames):
         """Compares the check sums of frames that were not read before. DataError, without the cache, where one differs:
         the cache is made again by the next command."""
-        if isinstance(self.frames, np.memmap) and self.frames._mmap.size() < self.frames.offset + self.frames.nbytes:
-            raise DataError(f"{self.cache} was cut short while it was in use: run the same command again (with "
-                            "--resume), which makes it anew")       # to read on would end the process
-        if self.unread is None:
+        if self.unread is None or not self.unread[frame_indices].any():
             return
-        new = np.unique(frame_indices[self.unread[frame_indices]])
-        for i in new:
-            if zlib.crc32(self.frames[i]) != self.sums[i]:
+        for place in np.argwhere(self.unread[frame_indices]):
+            place, i = tuple(place), frame_indices[tuple(place)]
+            if zlib.crc32(frames[place]) != self.sums[i]:
                 remove(self.cache)
                 raise DataError(f"{self.cache} was damaged: frame {i} in it is not what was written. It was removed: "
                                 "run the same command again (with --resume), which makes it anew")
-        self.unread[new] = False
+        self.unread[frame_indices] = False
 
     def _own_frames(self):
         """Indices of the frames that these clips are made of, clip by clip: all, but of a part."""
@@ -429,15 +459,16 @@ class Clips:
         """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `sample_frames` gave. A CUDA device is
         not waited for, but that frames of the host are at most three batches ahead of it."""
         device = torch.device(device)
-        self._compare(frame_indices)
         on_device = self._frames_on(device)
         if on_device is not None:
             flat = torch.from_numpy(frame_indices).flatten().int().to(device, non_blocking=True)
             clips = on_device.index_select(0, flat).unflatten(0, frame_indices.shape)
         elif device.type == "cuda":
-            clips = _send(self.frames, frame_indices, device)
+            clips = self._send(frame_indices, device)
         else:
-            clips = torch.from_numpy(np.asarray(self.frames[frame_indices]))
+            found = self.frames[frame_indices]
+            self._compare(frame_indices, found)
+            clips = torch.from_numpy(found)
         if flip is not None and device.type != "cpu":
             flip = flip.to(device, non_blocking=True).view(-1, 1, 1, 1, 1)
             clips = torch.where(flip, clips.flip(-1), clips)
@@ -447,6 +478,26 @@ class Clips:
         if self.spec.view == "single":
             return clips[:, 0]
         return clips.expand(-1, self.spec.frames, -1, -1, -1) if self.spec.view == "static" else clips
+
+    def _send(self, frame_indices, device):
+        """Frames by index (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are
+        gathered and travel while the device computes. No more than three batches are on their way, however slow it is.
+        """
+        current, (copies, begun) = torch.cuda.current_stream(device), _copies(device)
+        if len(begun) == 2:
+            begun[0].synchronize()      # what used the last batch but two is done
+        begun.append(current.record_event())
+        pinned = torch.empty(*frame_indices.shape, *self.frames.shape[1:], dtype=torch.uint8, pin_memory=True)
+        if isinstance(self.frames, FrameFile):
+            self.frames.take(frame_indices, pinned.numpy())
+        else:
+            np.take(self.frames, frame_indices, axis=0, out=pinned.numpy(), mode="clip")  # "raise" would copy once more
+        self._compare(frame_indices, pinned.numpy())
+        with torch.cuda.stream(copies):
+            sent = pinned.to(device, non_blocking=True)
+        current.wait_stream(copies)
+        sent.record_stream(current)
+        return sent
 
     def _frames_on(self, device):
         """All frames on the device, brought there once; None where they stay on the host."""
@@ -459,13 +510,14 @@ class Clips:
             self.location = "device" if self.frames.nbytes <= free / 3 else "host"
         if self.location == "device":
             on_device = torch.empty(self.frames.shape, dtype=torch.uint8, device=device)
-            chunk = max(1, (64 << 20) // self.frames[0].nbytes)
+            chunk = max(1, (64 << 20) // on_device[0].numel())
             with progress(total=len(self.frames), desc=f"{Path(self.spec.folder).name} to {device}", unit="frame",
                           delay=2, leave=False) as bar:
                 for first in range(0, len(self.frames), chunk):
-                    self._compare(np.arange(first, min(first + chunk, len(self.frames))))
-                    some = torch.from_numpy(np.array(self.frames[first:first + chunk]))
-                    on_device[first:first + len(some)].copy_(some)
+                    rows = np.arange(first, min(first + chunk, len(self.frames)))
+                    some = self.frames[rows]
+                    self._compare(rows, some)
+                    on_device[first:first + len(some)].copy_(torch.from_numpy(some))
                     bar.update(len(some))
             self.on_device[device] = on_device
         return self.on_device.get(device)
@@ -529,22 +581,6 @@ def normalise(clips, spec):
 def _moments(mean, std, device):
     """Of uint8 values, (C, 1, 1) on the device."""
     return [255 * torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std)]
-
-
-def _send(frames, frame_indices, device):
-    """Frames by index (B, T) to a CUDA device, through pinned memory and on a stream of their own: they are gathered
-    and travel while the device computes. No more than three batches are on their way, however slow it is."""
-    current, (copies, begun) = torch.cuda.current_stream(device), _copies(device)
-    if len(begun) == 2:
-        begun[0].synchronize()      # what used the last batch but two is done
-    begun.append(current.record_event())
-    pinned = torch.empty(*frame_indices.shape, *frames.shape[1:], dtype=torch.uint8, pin_memory=True)
-    np.take(frames, frame_indices, axis=0, out=pinned.numpy(), mode="clip")      # "raise" would copy once more
-    with torch.cuda.stream(copies):
-        sent = pinned.to(device, non_blocking=True)
-    current.wait_stream(copies)
-    sent.record_stream(current)
-    return sent
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from conftest import uint8
 from distill_utils import clips as module
-from distill_utils.clips import ClassSampler, Clips, cached_frames, change_of, decode, frame_size, normalise
+from distill_utils.clips import ClassSampler, Clips, FrameFile, cached_frames, change_of, decode, frame_size, normalise
 from distill_utils.dataset import DataError, FrameFolder
 from test_dataset import CLIPS, ROWS, SPEC, centre_clip, generator, make_tree, write_clip, write_split
 from test_files import fork, hang, killed_at
@@ -36,6 +36,10 @@ def caches(path):
     return sorted(name for name in os.listdir(path / "cache") if not name.endswith(".lock"))
 
 
+def all_frames(clips):
+    return clips.frames[np.arange(len(clips.frames))]
+
+
 def no_decoding(*args):
     raise AssertionError("decoded again")
 
@@ -50,7 +54,7 @@ def frames_of(samples):
 def test_values_are_those_of_the_files(digits, digit_data):
     folder = FrameFolder(digit_data.spec, digits, "test")
     for clip in (0, 17, 419):
-        for frame, file in zip(digit_data.test.frames[12 * clip:][:12], folder.files[clip], strict=True):
+        for frame, file in zip(digit_data.test.frames[12 * clip + np.arange(12)], folder.files[clip], strict=True):
             with Image.open(file) as image:
                 assert abs(frame.transpose(1, 2, 0).astype(int) - np.asarray(image)).max() <= 3
 
@@ -246,8 +250,8 @@ def test_what_is_no_regular_file_is_named_and_not_waited_for(tmp_path):
 def test_two_trees_share_a_cache_folder(tmp_path):
     for name in "ab":
         make_tree(tmp_path / name)
-    made = {name: load(tmp_path / name, cache="../cache").frames.filename for name in "ab"}
-    assert made["a"] != made["b"] and load(tmp_path / "a", cache="../cache").frames.filename == made["a"]
+    made = {name: load(tmp_path / name, cache="../cache").cache for name in "ab"}
+    assert made["a"] != made["b"] and load(tmp_path / "a", cache="../cache").cache == made["a"]
     assert all(os.path.isfile(file) for file in made.values())
 
 
@@ -256,13 +260,13 @@ def test_decoded_once_and_shared(tree, monkeypatch):
     monkeypatch.setattr(module, "decode", no_decoding)
     for view in ("clip", "single", "static"):
         again = load(tree, replace(SPEC, view=view))
-        assert isinstance(again.frames, np.memmap) and again.frames.dtype == np.uint8
-        assert again.frames.filename == first.frames.filename and (again.frames == first.frames).all()
+        assert type(again.frames) is FrameFile and (all_frames(again) == all_frames(first)).all()
+        assert again.cache == first.cache and all_frames(again).dtype == np.uint8
     preloaded = load(tree, preload=True)
     assert type(preloaded.frames) is np.ndarray and preloaded.frames.dtype == np.uint8
     assert uint8(preloaded, [0, 4], generator()).equal(uint8(first, [0, 4], generator()))
     assert len(caches(tree)) == 1 and first.frames.shape == (6 * 5, 3, 8, 8)
-    assert first.frames[:, 2, 0, 0].tolist() == [list(CLIPS).index(name) for name in first.names for _ in range(5)]
+    assert all_frames(first)[:, 2, 0, 0].tolist() == [list(CLIPS).index(name) for name in first.names for _ in range(5)]
 
 
 def change_bytes(path):
@@ -303,10 +307,10 @@ def test_rebuilt_when_the_data_change(tree, change):
     change(tree)
     after = load(tree)
     new = caches(tree)
-    assert len(new) == 2 and len(set(new) - set(old)) == 1 and os.path.basename(test.frames.filename) in new
+    assert len(new) == 2 and len(set(new) - set(old)) == 1 and os.path.basename(test.cache) in new
     fresh = load(tree, cache="fresh")
-    assert (after.frames == fresh.frames).all() and not np.array_equal(after.frames, before.frames)
-    assert before.frames[0].shape == (3, 8, 8)       # who holds the old one reads on
+    assert (all_frames(after) == all_frames(fresh)).all()
+    assert not np.array_equal(all_frames(after), all_frames(before))      # who holds the old one reads on
 
 
 @pytest.mark.parametrize("change", [{"size": 6}, {"frames": 3}, {"stride": 1}])
@@ -328,14 +332,14 @@ def test_two_processes_at_once(tree, monkeypatch):
 
     def build(number):
         barrier.wait(30)
-        np.save(tree / f"seen{number}.npy", load(tree).frames)
+        np.save(tree / f"seen{number}.npy", all_frames(load(tree)))
 
     monkeypatch.setattr(module, "decode", counted)
     builders = [fork(build, number) for number in range(2)]
     for builder in builders:
         builder.join(60)
         assert builder.exitcode == 0
-    wanted = load(tree, cache="alone").frames
+    wanted = all_frames(load(tree, cache="alone"))
     assert all((np.load(tree / f"seen{number}.npy") == wanted).all() for number in range(2))
     assert len(caches(tree)) == 1 and len((tree / "log").read_text()) == 2 * len(wanted)     # by one of them, and alone
 
@@ -352,7 +356,7 @@ def test_a_killed_build_leaves_nothing_that_counts(tree, monkeypatch):
     left = caches(tree)
     assert len(left) == 1 and ".npy.tmp-" in left[0]
     (tree / "Set" / "img" / "Up_train_0" / "frame4.png").touch()     # the next build has another digest
-    assert (load(tree).frames == load(tree, cache="alone").frames).all()
+    assert (all_frames(load(tree)) == all_frames(load(tree, cache="alone"))).all()
     assert len(caches(tree)) == 1 and caches(tree)[0].endswith(".npy")
 
 
@@ -373,7 +377,7 @@ def test_a_full_disk_names_the_file_and_keeps_earlier_caches(tree, monkeypatch):
 
 def damaged(clips, frame):
     """Flips a bit of a frame in the cache of these clips."""
-    path, size = clips.cache, clips.frames[0].nbytes
+    path, size = clips.cache, clips.frames.frame_bytes
     content = bytearray(path.read_bytes())
     content[clips.frames.offset + frame * size + size // 2] ^= 8
     path.write_bytes(content)
@@ -604,4 +608,17 @@ def test_only_the_drawn_clips_become_floats(digit_data, monkeypatch):
     monkeypatch.setattr(module, "normalise", lambda clips, spec: sizes.append(clips.numel()) or normalise(clips, spec))
     ClassSampler(digit_data.train).sample([3, 7], 5, generator())
     assert sum(sizes) == 2 * 5 * 8 * 3 * 32 * 32
-    assert isinstance(digit_data.train.frames, np.memmap)
+    assert type(digit_data.train.frames) is FrameFile
+    if os.path.exists("/proc/self/maps"):       # what is mapped counts as memory of the process, until all of it does
+        assert ".npy" not in Path("/proc/self/maps").read_text()
+
+
+def test_frames_of_a_cache_come_in_any_order_and_over_the_most_that_one_read_gives(tree, monkeypatch):
+    clips, preadv = load(tree), os.preadv
+    whole, rows = all_frames(clips), np.array([[3, 4, 5], [29, 0, 0], [7, 6, 8]])
+    reads = []
+    monkeypatch.setattr(os, "preadv", lambda file, parts, at: reads.append(at) or preadv(file, [parts[0][:100]], at))
+    assert (clips.frames[rows] == whole[rows]).all()
+    size, offset = clips.frames.frame_bytes, clips.frames.offset
+    assert {(at - offset) // size for at in reads if not (at - offset) % size} <= {3, 4, 5, 29, 0, 7, 6, 8}
+    assert len(reads) > 9 * size // 100

@@ -202,7 +202,7 @@ def test_frames_that_lie_on_a_device_give_the_same_clips(view, digit_data):
     there = copy(digit_data.train)
     there.spec = replace(there.spec, view=view)
     on_device = copy(there)
-    on_device._frames_on = lambda device: torch.from_numpy(np.array(there.frames))
+    on_device._frames_on = lambda device: torch.from_numpy(there.frames[np.arange(len(there.frames))])
     for indices in ([3], [5, 5, 539, 0]):
         assert on_device.get(indices).equal(there.get(indices))
         assert on_device.get(indices, make_generator(1)).equal(there.get(indices, make_generator(1)))
