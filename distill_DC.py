@@ -99,7 +99,7 @@ def main():
                         for segment in range(num_segments):
                             slots = torch.arange(segment, synset.num_slots, num_segments, device=run.device)
                             if k not in shards.own:     # what is random in it is drawn all the same
-                                sampler.skip([k], args.batch_real, generator, (segment, num_segments))
+                                sampler.skip([k], args.batch_real, generator)
                                 dsa.draw(generator)
                                 shards.skip(len(slots), generator)
                                 continue

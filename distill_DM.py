@@ -13,8 +13,16 @@ import utils
 from distill_utils import args as flags
 from distill_utils.bank import Bank, SampledMeans
 from distill_utils.clips import cache_folder
-from distill_utils.device import check_memory, in_precision, resolve_precision
-from distill_utils.matching import KERNELS, chunked_gradient, class_means, dm_loss, embed_classes, mmd_loss
+from distill_utils.device import check_memory, default_chunk, in_precision, resolve_precision
+from distill_utils.matching import (
+    KERNELS,
+    chunked_gradient,
+    class_means,
+    classes_at_once,
+    dm_loss,
+    embed_classes,
+    mmd_loss,
+)
 from distill_utils.parallel import Shards
 from distill_utils.run import Run
 from distill_utils.seeds import seeded
@@ -39,8 +47,9 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
                        "class means over all training clips (centre clips, both flips) are computed once, for all runs "
                        "on this kind of device. Give some hundred: a set overfits to fewer networks, and scores worse. "
                        "If not given, a fresh network and --batch_real clips of each class an iteration (as published)")
-    flags.may_change(group.add_argument("--chunk", type=flags.positive, default=640, help="real samples in memory as "
-                                        "floats at a time; with a bank, synthetic ones"))
+    flags.may_change(group.add_argument("--chunk", type=flags.positive, help="real samples in memory as floats at a "
+                                        "time, and an eighth of it synthetic ones, but at least those of one class; if "
+                                        "not given, 640 on a GPU, and 64 MB of them on a CPU"))
     group = parser.add_argument_group("networks that compare")
     group.add_argument("--networks", choices=("random", "experts"), default="random", help="random: untrained ones "
                        "(published); experts: of --buffer_path, at a random epoch")
@@ -123,16 +132,18 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
     def embed_real(network, clips):
         return in_precision(network.embed, dtype)(rules.matching(clips))
 
+    chunk = args.chunk or default_chunk(spec.shape, run.device)
+    at_once = classes_at_once(chunk, synset.num_slots)
     if args.bank:
         real = Bank(cache_folder(args.data_path, args.cache_path), data.train, args.bank, run.seed, model=args.model,
                     weights=utils.weights_digest(make_network(Bank.seed_of(0))), protocol=args.protocol,
                     dtype=str(dtype), **(
                         {"experts": experts.state_dict(), "epochs": (args.min_start_epoch, args.max_start_epoch)}
                         if experts else {}))
-        real.build(make_network, embed_real, run.device, args.chunk)
+        real.build(make_network, embed_real, run.device, chunk)
     else:
-        real = SampledMeans(data.train.within_clips(n_real) if n_real else data.train, args.batch_real, run.seed)
-    chunk = max(1, args.chunk // (real.per_class or synset.num_slots))      # classes at a time
+        real = SampledMeans(data.train.within_clips(n_real) if n_real else data.train, args.batch_real, run.seed,
+                            chunk)
 
     def loss_of(part, part_classes, it, network, later, augment, generator, segment):
         """Of the synthetic clips of some classes."""
@@ -166,11 +177,11 @@ def main(description=__doc__, only=None, iterations=5000, momentum=0.5):
                     clips = synset.render_segment(classes[shards.mine], slots[shards.mine], segment, n_real)
                 else:
                     clips = shards.render(generator)[0]
-                real.skip(range(own.start), generator, (segment, segments))
+                real.skip(range(own.start), generator)
                 loss += chunked_gradient(partial(loss_of, it=it, network=network, later=later, augment=augment,
                                                  generator=generator, segment=segment),
-                                         clips.unflatten(0, (len(own), synset.num_slots)), chunk, own.start)
-                real.skip(range(own.stop, spec.num_classes), generator, (segment, segments))
+                                         clips.unflatten(0, (len(own), synset.num_slots)), at_once, own.start)
+                real.skip(range(own.stop, spec.num_classes), generator)
         loss = shards.reduce(loss)
         optimizer.step()
         grow(synset, optimizer, it / args.Iteration)

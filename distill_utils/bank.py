@@ -30,23 +30,27 @@ GROUP = 8       # networks that share one pass over the clips
 
 
 class SampledMeans:
-    """A fresh network and `per_class` real clips of each class in every iteration, as published."""
+    """A fresh network and `per_class` real clips of each class in every iteration, as published. chunk: how many clips
+    are in memory as floats at a time, or those of one class."""
 
-    def __init__(self, clips, per_class, seed):
+    def __init__(self, clips, per_class, seed, chunk=640):
         self.sampler, self.per_class, self.seed = ClassSampler(clips), per_class, seed
+        self.classes = max(1, chunk // per_class)       # at a time
 
     def network_seed(self, iteration):
         return derive_seed(self.seed, iteration, "network")
 
-    def skip(self, classes, generator, segment=(0, 1)):
-        """Draws what `means` would for classes of other ranks."""
-        self.sampler.skip(classes, self.per_class, generator, segment)
+    def skip(self, classes, generator):
+        """Leaves the generator as `means` would, for classes of other ranks."""
+        self.sampler.skip(classes, self.per_class, generator)
 
     def means(self, iteration, classes, embed, generator, device, of=class_means, segment=(0, 1)):
         """(len(classes), D) without a graph: the generator says which clips, embed is of the iteration's network. of:
         `embed_classes` gives the embeddings themselves (len(classes), per_class, D). segment: of the clips."""
+        parts = [classes[first:first + self.classes] for first in range(0, len(classes), self.classes)]
         with torch.no_grad():
-            return of(embed, self.sampler.sample(classes, self.per_class, generator, device, segment))
+            return torch.cat([of(embed, self.sampler.sample(part, self.per_class, generator, device, segment))
+                              for part in parts])
 
 
 class Bank:
@@ -78,7 +82,7 @@ class Bank:
     def network_seed(self, iteration):
         return self.seed_of(self.index(iteration))
 
-    def skip(self, classes, generator, segment=(0, 1)):
+    def skip(self, classes, generator):
         """Nothing is drawn."""
 
     def means(self, iteration, classes, embed, generator, device, of=class_means):

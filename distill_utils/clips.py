@@ -455,6 +455,12 @@ class Clips:
             flip = torch.rand(len(indices), generator=generator) < 0.5
         return self.first[indices][:, None] + positions, flip
 
+    @property
+    def numbers_drawn(self):
+        """How many random numbers of 32 bits `sample_frames` takes of a generator for each sample: two for a start."""
+        starts = 1 if self.spec.view != "clip" or self.whole_length in (None, self.spec.frames) else 2
+        return 2 * starts + self.spec.flip
+
     def read(self, frame_indices, flip=None, device="cpu"):
         """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `sample_frames` gave. A CUDA device is
         not waited for, but that frames of the host are at most three batches ahead of it."""
@@ -605,10 +611,12 @@ class ClassSampler:
             rows.append(members[torch.cat(order)[:n].numpy()])
         return np.stack(rows)
 
-    def skip(self, classes, n, generator, segment=(0, 1)):
-        """Draws what `sample` would, and reads nothing: another rank has these classes."""
-        for k in classes:
-            self.clips.sample_frames(self.indices([k], n, generator)[0], generator, segment)
+    def skip(self, classes, n, generator):
+        """Leaves the generator as `sample` would, where another rank has these classes: so many numbers of 32 bits are
+        drawn at once. (Draw by draw, 400 classes take 15 ms of each step, and this way 1.)"""
+        of_samples = len(classes) * n * self.clips.numbers_drawn
+        of_order = sum(-(-n // len(self.members[k])) * (len(self.members[k]) - 1) for k in classes)
+        torch.empty(of_samples + of_order, dtype=torch.int32).random_(generator=generator)
 
     def sample(self, classes, n, generator, device="cpu", segment=(0, 1)):
         """Normalised float samples (len(classes), n, ...). Ask for a few classes at a time: floats are four times the

@@ -58,6 +58,12 @@ def diversity_loss(features):
     return (unit[first] * unit[second]).sum(-1).mean()
 
 
+def classes_at_once(chunk, slots):
+    """Of how many classes synthetic clips are in memory at a time: with what its gradient needs, a clip takes some
+    eight times as much as one of `chunk` that is embedded alone. slots: clips of a class."""
+    return max(1, chunk // (8 * slots))
+
+
 def chunked_gradient(loss_of, clips, chunk, first_class=0):
     """Backpropagates a loss that is a sum over classes into whatever `clips` (K, S, T, C, H, W) were rendered from;
     returns the loss, detached.

@@ -72,6 +72,7 @@ class Run:
                        if value}
         self.clips = None       # identity of the training and test clips, when the data is read
         self.shards, self.sent = None, parallel.sent        # which rank has what of the set
+        self.step_from = parallel.sent      # what was sent before this iteration
         self.saves_set, self.rate = False, recipe.lr      # the rate of the networks that were scored last
         self.checkpoint, self.wandb = None, None
         self.writes = parallel.rank() == 0      # of several ranks one writes; all read
@@ -282,6 +283,7 @@ class Run:
                         self.save(it)
                     if self.stop:
                         raise KeyboardInterrupt(self._how_to_go_on())
+                    self.step_from = parallel.sent
                     yield it
                     if it < iterations:
                         self.bar.update()
@@ -293,10 +295,13 @@ class Run:
         return f"Iteration {self.saved_at} is saved in {self.folder}: the same command with --resume goes on from there"
 
     def log(self, iteration, every=10, **values):
-        """One line of metrics.jsonl each `every` iterations (tensors are read only then). NaN stops the run."""
+        """One line of metrics.jsonl each `every` iterations (tensors are read only then), of several ranks with the
+        bytes that this one sent in the iteration. NaN stops the run."""
         if iteration % every:
             return
         values = {key: value.item() if torch.is_tensor(value) else float(value) for key, value in values.items()}
+        if parallel.size() > 1:
+            values["bytes_sent"] = parallel.sent - self.step_from
         for key, value in values.items():
             if not np.isfinite(value):
                 raise ValueError(f"{key} is not finite at iteration {iteration} ({values}): " + self._way_back())
@@ -355,7 +360,7 @@ class Run:
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
             self.save(iteration)
-        self.evaluating = False
+        self.evaluating, self.step_from = False, parallel.sent
         reported = self.reported_iteration(networks)
         for entry in self.history:      # K * K numbers: kept of what is reported alone
             if (entry["iteration"], entry["network"]) != (reported, networks[0]):

@@ -622,3 +622,15 @@ def test_frames_of_a_cache_come_in_any_order_and_over_the_most_that_one_read_giv
     size, offset = clips.frames.frame_bytes, clips.frames.offset
     assert {(at - offset) // size for at in reads if not (at - offset) % size} <= {3, 4, 5, 29, 0, 7, 6, 8}
     assert len(reads) > 9 * size // 100
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("seen", ["clip", "part", "single", "static"])
+def test_what_is_skipped_leaves_the_generator_as_what_is_sampled(seen, flip, tree):
+    clips = load(tree, replace(SPEC, flip=flip, view="clip" if seen == "part" else seen))
+    sampler = ClassSampler(clips.within_clips(2) if seen == "part" else clips)
+    for n in (1, 2, 7, 40):         # more than a class has
+        drawn, skipped = generator(), generator()
+        sampler.sample([0, 2], n, drawn, segment=(1, 2) if seen in ("part", "single") else (0, 1))
+        sampler.skip([0, 2], n, skipped)
+        assert torch.rand(3, generator=drawn).equal(torch.rand(3, generator=skipped))

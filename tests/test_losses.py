@@ -196,12 +196,16 @@ def test_batch_norm_sees_all_classes_before_gradients_of_one(script, monkeypatch
     assert len(modes) == 20 and modes == [{(False, 1)}] * 20      # one batch of all classes, and then no more
 
 
-def test_no_more_real_samples_than_a_chunk_are_floats_at_a_time(script, monkeypatch):
+@pytest.mark.parametrize("chunk, batch_real, wanted", [
+    (24, 2, [6, 6, 6, 2]),                      # an eighth of it: 3 classes with one synthetic clip each
+    (40, 20, [40, 40, 20, 40, 40, 20]),         # 5 of these, and 2 with 20 real clips
+    (1, 2, [2] * 10)])
+def test_no_more_real_samples_than_a_chunk_are_floats_at_a_time(chunk, batch_real, wanted, script, monkeypatch):
     sizes, sample = [], ClassSampler.sample
     monkeypatch.setattr(ClassSampler, "sample", lambda self, classes, n, *args: (
         sizes.append(len(classes) * n), sample(self, classes, n, *args))[1])
-    script("DM", "x", Iteration=1, chunk=7, batch_real=2)
-    assert sizes == [6, 6, 6, 2]
+    script("DM", "x", Iteration=1, chunk=chunk, batch_real=batch_real)
+    assert sizes == wanted
 
 
 def test_derived_seeds_differ_by_purpose_and_stay():

@@ -74,6 +74,8 @@ def test_two_ranks_make_the_set_that_one_makes(name, made):
     assert (result["ranks"], other["ranks"]) == (1, 2) and result["bytes_sent"] == 0
     lines = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
              for folder in (alone, shared)]
+    for line in lines[1]:
+        assert ("bytes_sent" in line) == ("loss" in line) and line.pop("bytes_sent", 1) > 0
     assert [(line["iteration"], sorted(line)) for line in lines[0]] == [
         (line["iteration"], sorted(line)) for line in lines[1]]
     for a, b in zip(*lines, strict=True):
@@ -104,6 +106,8 @@ def test_only_what_classes_share_is_sent_in_a_step(made):
     saves = 4       # --Iteration 4 --save_it 1: after each step
     of_set = saves * 2 * 4 * numbers
     assert of_set + 4 * 4 < result["bytes_sent"] < of_set + 30_000      # the rest are scores and confusions
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["bytes_sent"] for line in steps if "loss" in line] == [4]
 
 
 # ---- one that ends ------------------------------------------------------------------------------------------------
