@@ -390,3 +390,21 @@ def test_clips_that_are_learned_go_through_the_space_to_depth_conv(monkeypatch):
     assert not seen
     network(x.requires_grad_())
     assert seen == [(1, 3, 4, 16, 16)]      # the first layer only
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cpu_takes_a_few_clips_at_a_time_to_the_same_values_and_gradients(dtype, monkeypatch):
+    spec, taken, of_all = make_spec(4, 20), [], ConvNet3D._feature_map
+    network = lookup("ConvNet3DD2W16")(spec)
+    clips = make_batch("ConvNet3DD2W16", spec, 7).to(dtype).requires_grad_()
+    monkeypatch.setattr(ConvNet3D, "_feature_map", lambda self, x: taken.append(len(x)) or of_all(self, x))
+
+    def results():
+        out = network.embed(clips)
+        return out, *torch.autograd.grad(out.float().square().sum(), (clips, *network.convs.parameters()))
+
+    whole = results()
+    monkeypatch.setattr(networks, "CACHE", 3 * 16 * 4 * 20 * 20)
+    for a, b in zip(whole, results(), strict=True):
+        assert (a - b).norm() < (1e-5 if dtype == torch.float32 else 1e-2) * a.norm()
+    assert taken == [7, 3, 3, 1] and network.embed(clips[:0]).shape == (0, whole[0].shape[1])
