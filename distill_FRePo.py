@@ -14,7 +14,7 @@ import torch
 import utils
 from distill_utils import args as flags
 from distill_utils import parallel
-from distill_utils.device import in_precision, resolve_precision, set_kernels
+from distill_utils.device import default_chunk, in_precision, resolve_precision, set_kernels
 from distill_utils.labels import centred, start_labels
 from distill_utils.matching import frepo_gradient
 from distill_utils.parallel import Shards
@@ -54,6 +54,10 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         raise ValueError(f"--use_flip: clips of --dataset {args.dataset} are never flipped, because their classes tell "
                          "left from right: leave it out")
 
+    if parallel.size() > args.batch_real:
+        raise ValueError(f"{parallel.size()} ranks cannot share --batch_real {args.batch_real} clips: raise it, or "
+                         "start fewer")
+
     # run, data
     run = Run(parser, args, method_name("FRePo", kind), flags.run_name(args, synset), recipe=recipe)
     data = utils.get_dataset(**flags.data_settings(args))
@@ -80,6 +84,8 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
     shards = Shards(synset, optimizer, classes, slots, whole=bool(args.through_store))    # a codec sees all classes
     run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
 
+    of_real = min(args.chunk, default_chunk(spec.shape, run.device))     # clips of which only features are wanted
+
     # loop
     for it in run.loop(args.Iteration):
         if it in flags.eval_iterations(args):
@@ -98,7 +104,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         with torch.no_grad():
             embed_real = in_precision(network.embed, dtype)
             real = torch.cat([embed_real(rules.matching(augment(clips))) for clips in data.train.get_share(
-                chosen, generator, run.device, args.chunk, parallel.share(len(chosen)))])
+                chosen, generator, run.device, of_real, parallel.share(len(chosen)))])
         real, _ = parallel.join_rows(real)
         real_labels = centred(data.train.labels[chosen].to(run.device), spec.num_classes)
         optimizer.zero_grad()

@@ -536,11 +536,10 @@ class Clips:
     def get_share(self, indices, generator, device, chunk, own):
         """The same, so many at a time, of the range of them that one of several ranks takes; what is random in the
         others is drawn all the same."""
-        for first in range(0, len(indices), chunk):
-            frames, flip = self.sample_frames(indices[first:first + chunk], generator)
-            some = slice(max(own.start - first, 0), max(own.stop - first, 0))
-            if len(frames[some]):
-                yield normalise(self.read(frames[some], flip if flip is None else flip[some], device), self.spec)
+        frames, flip = self.sample_frames(indices, generator)
+        for first in range(own.start, own.stop, chunk):
+            some = slice(first, min(first + chunk, own.stop))
+            yield normalise(self.read(frames[some], flip if flip is None else flip[some], device), self.spec)
 
     @property
     def clips_of_each(self):
