@@ -80,6 +80,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             return utils.get_network(args.model, spec, run.device, dist=True)
 
     networks = Pool(make_network, args.pool, args.pool_updates, args.lr_pool)
+    parallel.check_batches(networks[0], args.model)
     through = ThroughStore(synset, args.store, spec, args.through_store)
     shards = Shards(synset, optimizer, classes, slots, whole=bool(args.through_store))    # a codec sees all classes
     run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
@@ -128,7 +129,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
             batch = torch.randperm(len(classes), generator=generator)[:args.batch_pool]
             network.train().requires_grad_()
             with run.seeded(it, "dropout"), through(it), \
-                    parallel.whole_dropout(network, shards.part(batch), len(batch)):
+                    parallel.whole_dropout(network, shards.is_own(batch), len(batch)):
                 with torch.no_grad():
                     clips, targets = shards.render(generator, batch)
                 pool_step(network, networks.optimizers[number], rules.matching(clips),

@@ -85,6 +85,8 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
     watched = watched_by(synset)
     with run.seeded("student"):     # its weights are never used: students start at those of experts
         student = utils.get_network(args.model, spec, run.device)
+    if team.members > 1:
+        parallel.check_batches(student, args.model)
 
     def step_loss(theta, i, index):
         """The loss of step i of student `index` at the weights theta. All that is random in it is derived from the two,
@@ -93,7 +95,7 @@ def main(description=__doc__, only=None, iterations=8000, momentum=0.5, lr_momen
         chosen = student_batch(len(classes), args.batch_syn, i, run.derive(index, "order"))
         part, count = team.part(len(chosen)), len(chosen)
         if part.start == part.stop:     # the last batch of an epoch is smaller, perhaps than the ranks are many
-            return 0 * sum(weight.sum() for weight in theta)
+            return 0 * sum(weight.square().sum() for weight in theta)       # a gradient with a graph, as of others
         clips, targets = shards.render(generator, chosen, part)
         draw = dsa.draw(generator, count)
         clips = rules.matching(dsa.apply(clips, draw and draw._replace(numbers=draw.numbers[part])))

@@ -155,10 +155,12 @@ def feature_network(args, run, data, weights):
 def embed_all(network, clips, batch_size, rules, device):
     """Embeddings (N, D) of all clips in the test view, standardised as in training, on the CPU."""
     network.eval()
-    own = torch.tensor(parallel.share(len(clips)))
+    batches = torch.arange(len(clips)).split(batch_size)        # the same, whoever has them
+    own = parallel.share(len(batches))
     rows = [network.embed(rules.evaluation(clips.get(batch, device=device))).cpu()
-            for batch in progress(own.split(batch_size), desc="features", unit="batch")]
-    return parallel.join_rows(torch.cat(rows))[0]
+            for batch in progress(batches[own.start:own.stop], desc="features", unit="batch")]
+    none = network.embed(rules.evaluation(clips.get([0], device=device)))[:0].cpu()      # of more ranks than batches
+    return parallel.join_rows(torch.cat([none, *rows]))[0]
 
 
 if __name__ == "__main__":

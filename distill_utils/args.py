@@ -564,11 +564,11 @@ def cli(main):
     keep_memory()
     keep_streams()
     said = sys.stderr
-    parallel.join()
     for number in STOPS:
         if signal.getsignal(number) == signal.SIG_DFL:      # not ignored, as nohup wants it
             signal.signal(number, stop)
     try:
+        parallel.join()
         main()
     except KeyboardInterrupt as stopped:
         for number in STOPS:        # the way out is short, and not broken off
@@ -589,6 +589,7 @@ def cli(main):
         print(f"error: {error}" if not parallel.rank() else f"rank {parallel.rank()}: error: {error}", file=said)
         sys.exit(1)
     finally:
+        sys.stderr = said       # of any rank: what nobody foresaw is shown
         parallel.leave()
 
 

@@ -260,11 +260,12 @@ class FrameFile:
     def take(self, indices, out):
         """Fills uint8 (*indices.shape, 3, H, W). Frames in a row are one read."""
         flat, target = indices.reshape(-1), memoryview(out.reshape(-1))
-        ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1), len(flat)]
+        ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1), len(flat)] if len(flat) else []
         for first, end in zip([0, *ends], ends, strict=False):
             part, at = target[first * self.frame_bytes:end * self.frame_bytes], int(flat[first]) * self.frame_bytes
             while part:
-                count = os.preadv(self.file.fileno(), [part], self.offset + at)     # at most 2 GiB at a time
+                self.file.seek(self.offset + at)
+                count = self.file.readinto(part)        # at most 2 GiB at a time
                 if not count:
                     raise DataError(f"{self.path} was cut short while it was in use: run the same command again (with "
                                     "--resume), which makes it anew")

@@ -26,6 +26,10 @@ def resolve_device(name):
             raise ValueError(f"--device {name} is of one process, and {parallel.size()} ranks take a GPU each: give "
                              "auto, cpu or cuda")
         name = f"cuda:{parallel.local_rank()}"
+        there = torch.cuda.device_count()
+        if parallel.local_rank() >= there:
+            raise ValueError(f"each rank takes a GPU, and torch sees {there} on this machine, where at least "
+                             f"{parallel.local_rank() + 1} ranks are: start fewer, or give --device cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:

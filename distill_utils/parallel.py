@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-sent = 0        # bytes that this rank has given to the others, or asked of them, in this process
+sent = 0        # bytes that this rank has added to what all have, in this process
 
 
 def join():
@@ -64,8 +64,7 @@ def talking():
 
 
 def add_up(tensors, group=None):
-    """Replaces each of some float tensors of one device by its sum over all ranks, or those of a group: one message.
-    """
+    """Replaces each of some tensors of one device by its sum over all ranks, or those of a group: one message."""
     global sent
     if size() == 1 or not tensors:
         return
@@ -79,20 +78,13 @@ def add_up(tensors, group=None):
 
 def hand_round(tensor, dim_rows):
     """Makes a tensor whole of which each rank has the rows of its share. dim_rows: rows of each thing that is shared
-    out. The bytes are those of their owners."""
-    global sent
+    out."""
     if size() == 1:
         return
-    count = len(tensor) // dim_rows
-    for owner in range(size()):
-        rows = share(count, at=owner)
-        part = tensor.detach()[rows.start * dim_rows:rows.stop * dim_rows]
-        message = part.contiguous()     # of others it would send, without a word, what lies beside them
-        if message.numel():
-            with talking():
-                dist.broadcast(message, owner)
-            part.copy_(message)
-            sent += message.numel() * message.element_size()
+    own, whole = share(len(tensor) // dim_rows), tensor.detach().clone(memory_format=torch.contiguous_format)
+    whole[:own.start * dim_rows] = whole[own.stop * dim_rows:] = 0
+    add_up([whole.view(torch.uint8)])       # bytes, of which all but one are 0: nothing is rounded
+    tensor.detach().copy_(whole)
 
 
 def numbers(number):
@@ -107,17 +99,13 @@ def numbers(number):
 
 def join_rows(rows):
     """The rows (n, ...) of all ranks, one rank's behind the other's, without a graph, and the slice of one's own."""
-    global sent
     counts = numbers(len(rows))
     first = sum(counts[:rank()])
     if size() == 1:
         return rows.detach(), slice(0, len(rows))
-    joined = rows.new_empty(sum(counts), *rows.shape[1:])
+    joined = rows.new_zeros(sum(counts), *rows.shape[1:])
     joined[first:first + len(rows)] = rows.detach()
-    for owner, part in enumerate(joined.split(counts)):
-        with talking():
-            dist.broadcast(part, owner)
-        sent += part.numel() * part.element_size()
+    add_up([joined.view(torch.uint8)])
     return joined, slice(first, first + len(rows))
 
 
@@ -138,6 +126,13 @@ def wait():
 def any_of(truth):
     """Whether it is true of one of the ranks."""
     return any(numbers(int(truth)))
+
+
+def check_batches(network, name):
+    """ValueError for a network that ranks cannot train on batches of which each has a part."""
+    if size() > 1 and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules()):
+        raise ValueError(f"--model {name} has batch norm, whose statistics are those of a whole batch, and {size()} "
+                         "ranks would share each: choose a network without it, or start one process")
 
 
 @contextmanager
@@ -205,7 +200,7 @@ class Shards:
     def is_shared(self, name):
         return name.startswith(self.synset.shared)
 
-    def part(self, chosen):
+    def is_own(self, chosen):
         """Which of some pairs are of own classes: bool."""
         return (chosen >= self.mine.start) & (chosen < self.mine.stop)
 
@@ -218,7 +213,7 @@ class Shards:
         """What the set renders of a part (bool, or a slice; if not given, those of own classes) of chosen pairs (long,
         on the CPU; if not given, all), with the variants that a single process would draw for them."""
         chosen = torch.arange(len(self.classes)) if chosen is None else chosen
-        mine, variants = self.part(chosen) if part is None else part, None
+        mine, variants = self.is_own(chosen) if part is None else part, None
         which = chosen[mine].to(self.classes.device, non_blocking=True)
         if self.synset.num_variants > 1:
             variants = self.synset.draw(len(chosen), generator)[mine].to(self.classes.device, non_blocking=True)
@@ -241,8 +236,9 @@ class Shards:
         if not self.stale:
             return
         self.stale = False
+        learned = {id(tensor) for group in self.optimizer.param_groups for tensor in group["params"]}
         for name, value in self.synset.named_parameters():
-            if not self.is_shared(name):
+            if id(value) in learned and not self.is_shared(name):
                 rows = len(value) // self.synset.num_classes
                 for tensor in (value, *self.optimizer.state.get(value, {}).values()):
                     if torch.is_tensor(tensor) and tensor.shape == value.shape:

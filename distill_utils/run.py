@@ -193,6 +193,10 @@ class Run:
         self.clips = [data.train.identity(), data.test.identity()]
         if self.checkpoint:
             self._check_clips()
+        begun = self.checkpoint["iteration"] + len(self.checkpoint["history"]) + 1 if self.checkpoint else 0
+        if len(set(parallel.numbers(begun))) > 1:
+            raise ValueError(f"ranks find different checkpoints in {self.folder}: --save_path must lie on a file "
+                             "system that all of them share")
         if self.writes:
             if not self.checkpoint:     # of an overwritten run, or of one that ended before its first checkpoint
                 remove(*(self.folder / name for name in FILES))
@@ -266,9 +270,10 @@ class Run:
         iteration end, save and stop.
         """
         def ask_to_stop(signal_number, frame):
-            if self.stop or self.evaluating:    # an evaluation changes nothing: its checkpoint is already written
+            again = self.stop and signal_number == signal.SIGINT and parallel.size() == 1
+            if again or self.evaluating:        # an evaluation changes nothing: its checkpoint is already written
                 raise KeyboardInterrupt(self._how_to_go_on())
-            self.stop = True
+            self.stop = True        # schedulers, and torchrun, send theirs more than once
 
         if self.first_iteration > iterations:
             raise ValueError(f"{self.folder} is at iteration {self.first_iteration} already: give an --Iteration of at "
@@ -288,8 +293,8 @@ class Run:
                     if it < iterations:
                         self.bar.update()
         finally:
-            for name, handler in handlers.items():      # the signal that another rank had first may be still to come
-                signal.signal(name, signal.SIG_IGN if self.stop and parallel.size() > 1 else handler)
+            for name, handler in handlers.items():      # a second one, or that which another rank had first, may come
+                signal.signal(name, signal.SIG_IGN if self.stop else handler)
 
     def _how_to_go_on(self):
         return f"Iteration {self.saved_at} is saved in {self.folder}: the same command with --resume goes on from there"
@@ -348,7 +353,7 @@ class Run:
                   if (iteration, network, index) not in done]
         self.evaluating = True
         for first in range(0, len(wanted), parallel.size()):        # each rank trains a network
-            batch, scores = wanted[first:first + parallel.size()], None
+            batch, scores, began = wanted[first:first + parallel.size()], None, time.monotonic()
             if parallel.rank() < len(batch):
                 network, index = batch[parallel.rank()]
                 scores = self.network_scores(index, train_on, data, network, score, settings,
@@ -359,6 +364,7 @@ class Run:
                                      "confusion": torch.tensor(found["confusion"], dtype=torch.int32)})
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
+            self.eval_seconds += time.monotonic() - began       # others may have taken longer
             self.save(iteration)
         self.evaluating, self.step_from = False, parallel.sent
         reported = self.reported_iteration(networks)
@@ -396,7 +402,6 @@ class Run:
                     shared.parent.mkdir(exist_ok=True)
                     with replacing(shared) as temporary:
                         temporary.write_text(json.dumps(with_sum(scores)) + "\n", encoding="utf-8")
-        self.eval_seconds += time.monotonic() - began
         return scores
 
     def _shared_score(self, train_on, data, network, seed, settings):
@@ -407,7 +412,7 @@ class Run:
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
         about = (type(train_on).__name__, train_on.arguments, data.test.content(), network, seed,
                  device_name(self.device), torch.__version__,
-                 sorted((key, str(value)) for key, value in settings.items()))
+                 sorted((key, str(value)) for key, value in settings.items() if key != "device"))
         digest.update(f"{about}".encode())
         for file in (ROOT / "networks.py", ROOT / "utils.py", *sorted(Path(__file__).parent.glob("*.py"))):
             digest.update(file.read_bytes())

@@ -22,25 +22,27 @@ if [ $DEVICE = cuda ] && [ -z "$DRY_RUN" ]; then
     NAME=$("$PYTHON" -c 'import re, torch; print(re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower())') || exit 1
 fi
 FAILED=()
-step() {    # step SECONDS COMMAND...
-    local seconds=$1
-    shift
+DEADLINE=570    # seconds from the start, of which each step may have what is left
+step() {
     if [ -n "$DRY_RUN" ]; then printf '%q ' "$@"; echo; return; fi
     echo "== $*" >&2
-    timeout "$seconds" "$@" > "$OUT/.step" || FAILED+=("$* (status $?)")
+    timeout $((DEADLINE > SECONDS ? DEADLINE - SECONDS : 1)) "$@" > "$OUT/.step" || FAILED+=("$* (status $?)")
     grep '^{' "$OUT/.step" >> "$OUT/$NAME.jsonl"
     grep -v '^{' "$OUT/.step"
 }
 [ -n "$DRY_RUN" ] || { mkdir -p "$OUT"; : > "$OUT/$NAME.jsonl"; }
+TESTS=(tests/test_device.py tests/test_networks.py)
+"$PYTHON" -c 'import kornia' 2>/dev/null && TESTS+=(tests/test_augment.py)      # which needs it
 if "$PYTHON" -c 'import pytest' 2>/dev/null; then
-    step 180 "$PYTHON" -m pytest -q -m cuda tests/test_device.py tests/test_networks.py tests/test_augment.py
+    step "$PYTHON" -m pytest -q -m cuda "${TESTS[@]}"
 else
     echo "pytest is not installed here: the tests marked cuda are not run" >&2
 fi
-for name in dm_step eval_epoch buffer_epoch frepo_step; do
-    step 120 "$PYTHON" "benchmarks/$name.py" "${SIZE[@]}" --device $DEVICE
+step "$PYTHON" benchmarks/dm_step.py "${SIZE[@]}" --device $DEVICE
+step "$PYTHON" benchmarks/mtt_step.py "${MTT[@]}" --device $DEVICE
+for name in eval_epoch frepo_step buffer_epoch; do
+    step "$PYTHON" "benchmarks/$name.py" "${SIZE[@]}" --device $DEVICE
 done
-step 120 "$PYTHON" benchmarks/mtt_step.py "${MTT[@]}" --device $DEVICE
 rm -f "$OUT/.step"
 if [ ${#FAILED[@]} -gt 0 ]; then printf 'failed: %s\n' "${FAILED[@]}" >&2; exit 1; fi
 [ -n "$DRY_RUN" ] || echo "figures: $OUT/$NAME.jsonl"

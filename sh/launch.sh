@@ -47,8 +47,9 @@ launch() {
         "") ;;
         torchrun)
             local devices=${gpus//[^,]/}
-            ranks=(-m torch.distributed.run --standalone --nproc_per_node "$((${#devices} + 1))")
-            [ "$gpus" != cpu ] || ranks[-1]=${RANKS:-2} ;;
+            local count=$((${#devices} + 1))
+            [ "$gpus" != cpu ] || count=${RANKS:-2}
+            ranks=(-m torch.distributed.run --standalone --nproc_per_node "$count") ;;
         *) echo "DIST must be torchrun, or not set, not '$DIST'" >&2; exit 2 ;;
     esac
     command=("$PYTHON" ${ranks[@]+"${ranks[@]}"} "$ROOT/$script" --buffer_path "$ROOT/buffers" "$@")

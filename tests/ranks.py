@@ -33,9 +33,14 @@ def commands(folder, data, experts):
     found["adam"] = distill_DM, {**common, "set": "pixels", "optim": "adam", "batch_real": 3, "ipc": 1}, ()
     found["grown"] = distill_DM, {**common, "set": "keyframes", "lr_img": 1, "batch_real": 2}, ("--grow",)
     found["store"] = distill_DM, {**common, "lr_img": 1, "batch_real": 2, "store": "jpeg:60", "through_store": 2}, ()
+    # its batches are of 9 clips and of 1, of which not every rank has some
+    found["uneven"] = LOSSES["MTT"][0], {**common, **LOSSES["MTT"][1], "set": "pixels", "ipc": 1, "batch_syn": 9,
+                                         "syn_steps": 2, "lr_img": 5.0, "buffer_path": experts}, ()
     for key in ("Iteration", "eval_it", "optim", "save_it"):
         del common[key]
     found["herding"] = distill_coreset, {**common, "method": "herding", "train_epochs": 1, "ipc": 2}, ()
+    found["batches"] = distill_coreset, {**common, "method": "herding", "ipc": 2, "protocol": "paper",
+                                         "batch_train": 16}, ("--random_features",)
     found["score"] = evaluate, {**common, "synset": f"{folder}/DM/adam/synset.safetensors", "restore": "uint8"}, ()
     return found
 

@@ -15,11 +15,14 @@ from torch import nn
 import ranks
 from conftest import NET, ROOT
 from distill_utils import parallel
+from distill_utils.dataset import get_spec
 from distill_utils.synset import load_synset
+from networks import NETWORKS
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 # nothing is added up, or what is added up has one term that is not 0
-EXACT = {"DM_pixels", "DM_adam", "bank", "adam", "store", "grown", "herding", "score", "DC_pixels"}
+EXACT = {"DM_pixels", "DM_adam", "bank", "adam", "store", "grown", "herding", "batches", "score",
+         "DC_pixels"}
 
 
 def torchrun(count, *words, **kwargs):
@@ -152,6 +155,50 @@ def test_bad_input_ends_all_ranks_with_its_message(few_digits, tmp_path):
     assert "error: cannot take 55 clips of each class" in err
     _, err = finished(torchrun(2, *dm(few_digits, tmp_path, "--Iteration", 2, "--device", "cuda:0")), status=1)
     assert "--device cuda:0" in err
+    script = ["distill_FRePo.py", *dm(few_digits, tmp_path, "--Iteration", 2, "--name", "bn")[1:]]
+    _, err = finished(torchrun(2, *script, "--dataset", "singleMotionDigits", "--model", "ConvNetBN"), status=1)
+    assert "--model ConvNetBN has batch norm" in err and "2 ranks would share each" in err
+    _, err = finished(torchrun(2, *script, "--batch_real", 1), status=1)
+    assert "2 ranks cannot share --batch_real 1 clips" in err
+
+
+def test_ranks_that_find_different_checkpoints_say_so(few_digits, tmp_path):
+    """As where each machine has a --save_path of its own."""
+    folder = tmp_path / "{rank}"
+    for rank, flags in ((0, ["--Iteration", 1]), (1, [])):
+        path = tmp_path / str(rank)
+        path.mkdir()
+        if flags:
+            subprocess.run([sys.executable, *map(str, dm(few_digits, path, *flags))], check=True, capture_output=True,
+                           env=ONE_THREAD)
+    script = tmp_path / "apart.py"
+    script.write_text(f"""if True:
+        import os, sys
+        sys.path.insert(0, {str(ROOT)!r})
+        sys.argv = [word.format(rank=os.environ["RANK"]) for word in {
+            [*map(str, dm(few_digits, folder, "--Iteration", 2, "--resume"))]!r}]
+        import distill_DM
+        from distill_utils import args
+        args.cli(distill_DM.main)""")
+    _, err = finished(torchrun(2, script), status=1)
+    assert "ranks find different checkpoints" in err and "file system that all of them share" in err
+
+
+def test_what_nobody_foresaw_is_shown_by_the_rank_that_met_it(tmp_path):
+    script = tmp_path / "boom.py"
+    script.write_text(f"""if True:
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        from distill_utils import args, parallel
+
+        def main():
+            if parallel.rank():
+                raise KeyError("nobody foresaw this")
+            parallel.wait()
+
+        args.cli(main)""")
+    _, err = finished(torchrun(2, script), status=1)
+    assert "KeyError: 'nobody foresaw this'" in err and "rank 0 waits in vain" in err
 
 
 # ---- what they do -------------------------------------------------------------------------------------------------
@@ -223,17 +270,22 @@ def test_messages_between_ranks(tmp_path):
 # ---- clusters -----------------------------------------------------------------------------------------------------
 
 def cluster(tmp_path, nodes):
-    """What a job of SLURM sees: an srun that starts the command once for each node, all of them on this machine, and a
-    scontrol that notes what is asked of it. SLURM itself is not here."""
-    tools = tmp_path / "bin"
+    """What a job of SLURM sees: an srun that starts the command once for each node, all of them on this machine, and
+    kills it at a TERM as the real one does; an scancel that sends signals to what srun started; and a scontrol that
+    notes what is asked of it. SLURM itself is not here."""
+    tools, started = tmp_path / "bin", tmp_path / "started"
     tools.mkdir(exist_ok=True)
     (tools / "scontrol").write_text(f"""#!/bin/bash
 if [ "$1" = show ]; then for _ in $(seq {nodes}); do echo localhost; done; else echo "$@" >> {tmp_path}/asked; fi
 """)
+    (tools / "scancel").write_text(f"""#!/bin/bash
+[ "$1 $2" = "--signal=TERM 4711" ] && kill -TERM $(cat {started})
+""")
     (tools / "srun").write_text(f"""#!/bin/bash
 pids=()
 for _ in $(seq {nodes}); do "$@" & pids+=($!); done
-trap 'kill -TERM "${{pids[@]}}"' TERM
+echo "${{pids[@]}}" > {started}
+trap 'kill -KILL "${{pids[@]}}"' TERM
 status=0
 for pid in "${{pids[@]}}"; do
     while kill -0 $pid 2>/dev/null; do wait $pid || status=$?; done
@@ -246,7 +298,9 @@ exit $status
             "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": str(nodes), "RANKS": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
 
 
-def test_a_job_that_is_preempted_saves_and_goes_on_when_it_is_started_again(few_digits, tmp_path):
+@pytest.mark.parametrize("number, asked", [(signal.SIGUSR1, "requeue 4711\n"), (signal.SIGTERM, "")])
+def test_a_job_that_is_ended_saves_and_goes_on_when_it_is_started_again(number, asked, few_digits, tmp_path):
+    """Slurm itself queues a preempted job again, and nobody a cancelled one: both get a TERM."""
     script, *flags = map(str, dm(few_digits, tmp_path / "job"))
     command = ["bash", ROOT / "sh/cluster/slurm.sh", "distill_DM.py", *flags]
     job = subprocess.Popen([*command, "--Iteration", "100000"], env=cluster(tmp_path, 2), cwd=tmp_path, text=True,
@@ -256,20 +310,39 @@ def test_a_job_that_is_preempted_saves_and_goes_on_when_it_is_started_again(few_
         if checkpoint.is_file() and (checkpoint.parent / "metrics.jsonl").read_text().count("loss") > 1:
             break
         time.sleep(0.1)
-    job.send_signal(signal.SIGUSR1)
+    (tmp_path / "asked").touch()
+    job.send_signal(number)
     _, err = job.communicate(timeout=120)
-    assert job.returncode != 0 and (tmp_path / "asked").read_text() == "requeue 4711\n", err[-3000:]
+    assert job.returncode != 0 and (tmp_path / "asked").read_text() == asked, err[-3000:]
     assert "is saved in" in err         # by the ranks: no step is lost
     done = torch.load(checkpoint, weights_only=True)["iteration"]
     again = subprocess.run([*command, "--Iteration", str(done + 3)], env=cluster(tmp_path, 2), cwd=tmp_path, text=True,
                            capture_output=True)
     assert again.returncode == 0 and f"going on from iteration {done} of" in again.stderr, again.stderr[-3000:]
-    assert (tmp_path / "asked").read_text() == "requeue 4711\n"         # once: this one ended by itself
+    assert (tmp_path / "asked").read_text() == asked        # once: this one ended by itself
     assert json.loads((checkpoint.parent / "result.json").read_text())["ranks"] == 2
 
 
 def test_the_job_says_what_it_would_run(tmp_path):
+    """And what it would run takes these flags."""
     run = subprocess.run(["bash", ROOT / "sh/cluster/slurm.sh", "buffer.py", "--dataset", "a b"], capture_output=True,
                          text=True, env=cluster(tmp_path, 2) | {"DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "4"})
     assert run.stdout.startswith("srun ") and "--nnodes 2 --nproc_per_node 4" in run.stdout
     assert "--rdzv_endpoint localhost:24711" in run.stdout and "buffer.py --dataset a\\ b --resume" in run.stdout
+
+
+# ---- what they bring ----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name, loss, settings", [
+    ("DM_s2d", "DM", {}), ("FRePo_pixels", "FRePo", {"real": 12}), ("uneven", "MTT", {"steps": 2})])
+def test_the_messages_that_the_benchmark_counts_are_those_that_are_sent(name, loss, settings, made, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import processes
+    folder, _ = run_of(made / "2", name)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    args = json.loads((folder / "args.json").read_text())
+    synset, _ = load_synset(folder / "synset.safetensors")
+    spec = get_spec(args["dataset"], frames=args["frames"], im_size=args["im_size"])
+    network = NETWORKS[args["model"]](spec).to("meta")
+    step = processes.STEPS[loss](synset.to("meta"), network, spec, **settings)
+    assert sum(step.messages) in {line.get("bytes_sent") for line in lines}

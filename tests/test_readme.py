@@ -171,41 +171,45 @@ def benchmark(lines, name, **wanted):
 
 def speed_table(lines):
     """Markdown: benchmarks/results/cpu.jsonl as docs/speed.md shows it."""
-    def row(what, data, ratio, bank="", ours=None, plain=None, unit=1e6, name="MB"):
-        memory = [f"{held / unit:,.0f} {name}" if held else "" for held in (ours, plain)]
-        cells.append([what, data, ratio, bank, *memory])
+    def times(ratio):
+        return f"{ratio:{'.0f' if ratio >= 10 else '.1f'}}"
 
-    def rows(what, found):
-        for r in found:
+    def row(what, data, ratio, float32="", bank="", memory=(), unit=1e6, name="MB"):
+        memory = [f"{held / unit:,.0f} {name}" if held else "" for held in (*memory, *[0] * 3)][:3]
+        cells.append([what, data, ratio, float32, bank, *memory])
+
+    def rows(what, name, **wanted):
+        for r, other in zip(*(benchmark(lines, name, precision=precision, **wanted) for precision in ("bf16", "fp32")),
+                            strict=True):
             row(what, {"pixels": "pixels", "s2d": "static + dynamic", "real": "real clips"}[r["kind"]],
-                f"{r['ours_ratio']:.1f}", f"{r['bank_ratio']:{'.0f' if r['bank_ratio'] >= 10 else '.1f'}}"
-                if "bank_ratio" in r else "", r["ours_bytes"], r["plain_bytes"])
+                times(r["ours_ratio"]), times(other["ours_ratio"]), times(r["bank_ratio"]) if "bank_ratio" in r else "",
+                (r["ours_bytes"], other["ours_bytes"], r["plain_bytes"]))
 
     def trajectory(what, r):
-        row(what, "static + dynamic", f"{1 / r['time_to_plain']:.2f}", "", r["adjoint_bytes"], r["plain_bytes"],
-            2 ** 20, "MiB")
+        row(what, "static + dynamic", "", f"{1 / r['time_to_plain']:.2f}", "",
+            (0, r["adjoint_bytes"], r["plain_bytes"]), 2 ** 20, "MiB")
 
     cells = []
-    rows("DM iteration, 32 real clips and 1 synthetic clip per class", benchmark(lines, "dm_step", real_per_class=32))
-    rows("DM iteration, 8 real and 5 synthetic clips per class", benchmark(lines, "dm_step", real_per_class=8))
-    rows("epoch of training in an evaluation", benchmark(lines, "eval_epoch"))
-    test, = benchmark(lines, "test_pass")
-    rows("test of a network, one pass here and three in the plain loop", [test])
-    row("the same with three passes in both", "real clips", f"{test['three_ratio']:.1f}", "", test["three_bytes"],
-        test["plain_bytes"])
-    rows("epoch of training an expert", benchmark(lines, "buffer_epoch"))
+    rows("DM iteration, 32 real clips and 1 synthetic clip per class", "dm_step", real_per_class=32)
+    rows("DM iteration, 8 real and 5 synthetic clips per class", "dm_step", real_per_class=8)
+    rows("epoch of training in an evaluation", "eval_epoch")
+    rows("test of a network, one pass here and three in the plain loop", "test_pass")
+    test, other = (benchmark(lines, "test_pass", precision=precision)[0] for precision in ("bf16", "fp32"))
+    row("the same with three passes in both", "real clips", times(test["three_ratio"]), times(other["three_ratio"]), "",
+        (test["three_bytes"], other["three_bytes"], test["plain_bytes"]))
+    rows("epoch of training an expert", "buffer_epoch")
     for what, key in (("reading frames into floats, one core", "frame_ratio"),
                       ("second epoch of reading, from the cache, one core", "second_epoch_ratio")):
         for stored in ("112x112", "320x240"):
-            ratio = benchmark(lines, "loading", stored=stored)[key]
-            row(what, f"stored as {stored}", f"{ratio:{'.0f' if ratio >= 10 else '.1f'}}")
+            row(what, f"stored as {stored}", times(benchmark(lines, "loading", stored=stored)[key]))
     one = {r["steps"]: r for r in benchmark(lines, "mtt_step", threads=1)}
     two, = benchmark(lines, "mtt_step", threads=2)
     trajectory("iteration of trajectory matching, 10 steps, one core", one[10])
     trajectory("the same on two cores", two)
     trajectory("iteration of trajectory matching, 50 steps, one core", one[50])
-    head = ["what", "data", "times as fast", "with a bank", "memory here", "memory of the plain loop"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * 6, *cells))
+    head = ["what", "data", "times as fast", "in float32", "with a bank", "memory here", "in float32",
+            "memory of the plain loop"]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells))
 
 
 def cpu_lines():

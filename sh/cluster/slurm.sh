@@ -4,7 +4,7 @@
 #   sbatch --nodes 2 --gpus-per-node 4 sh/cluster/slurm.sh distill_s2d_DM.py --dataset Kinetics400 --vpc 1 --spc 2 --dpc 2 ...
 #
 # Two minutes before its time ends, or when it is preempted, the job saves, and is queued again; it then goes on where it
-# was, as --resume is always given. DRY_RUN=1 prints the command of a node in place of running it. What depends on your
+# was, as --resume is always given. Give a node enough CPUs for all of its GPUs. DRY_RUN=1 prints the command of a node in place of running it. What depends on your
 # cluster (partition, account, memory, time, modules) is given to sbatch, or written below.
 #SBATCH --job-name=distill
 #SBATCH --nodes=1
@@ -28,24 +28,30 @@ NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 FIRST=${NODES%%$'\n'*}
 PORT=$((20000 + SLURM_JOB_ID % 20000))      # another for each job, should two share a node
 RANKS=${SLURM_GPUS_ON_NODE:-${RANKS:-1}}
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}      # which srun does not take over by itself
 COMMAND=(srun "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc_per_node "$RANKS"
     --rdzv_backend c10d --rdzv_endpoint "$FIRST:$PORT" --rdzv_id "$SLURM_JOB_ID" --max_restarts 0
     "$ROOT/$SCRIPT" "$@" --resume)
 if [ -n "$DRY_RUN" ]; then printf '%q ' "${COMMAND[@]}"; echo; exit 0; fi
 
-STOPPED=
-# srun hands SIGTERM on to torchrun, and that to its ranks, which save at the end of their step, within 30 seconds
-trap 'STOPPED=1; kill -TERM "$STEP" 2>/dev/null || true' USR1 TERM
+# Before the time ends Slurm sends USR1 to this script alone, which asks for the job to be queued again. When the job is
+# preempted (and then queued again by Slurm) or cancelled, TERM comes. Either way the ranks get TERM, save at the end of
+# their step, and leave; srun itself would kill them at a TERM.
+STOPPED= SIGNALLED=
+ask() { SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID" || true; }
+trap 'STOPPED=1; ask' USR1
+trap ask TERM
 "${COMMAND[@]}" &
 STEP=$!
-STATUS=0
-wait "$STEP" || STATUS=$?
-if [ -n "$STOPPED" ]; then      # the wait was broken off: the ranks save now
-    STATUS=0
-    wait "$STEP" || STATUS=$?
-fi
+while :; do
+    CODE=0
+    wait "$STEP" || CODE=$?
+    [ "$CODE" = 127 ] || STATUS=$CODE       # 127: its status was asked for before
+    [ -n "$SIGNALLED" ] || break            # a signal breaks off the wait
+    SIGNALLED=
+done
 if [ -n "$STOPPED" ] && [ "$STATUS" != 0 ]; then
-    echo "saved, and queued again: job $SLURM_JOB_ID goes on where it was" >&2
+    echo "job $SLURM_JOB_ID is queued again, and goes on from its checkpoint" >&2
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$STATUS"

@@ -1,19 +1,20 @@
 """What several processes bring: measured with two ranks here, and computed for GPUs from the bytes and flops of a step.
 
-    python benchmarks/ranks.py                  # minutes on two cores; needs MotionDigits, as sh/demo.sh makes it
-    python benchmarks/ranks.py --computed       # seconds: the second part alone
+    python benchmarks/processes.py                  # minutes on two cores; needs MotionDigits, as sh/demo.sh makes it
+    python benchmarks/processes.py --computed       # seconds: the second part alone
 
 Measured: distill_DM.py, distill_MTT.py and distill_FRePo.py as a user runs them, one process with a thread, one with
 two, and two ranks with a thread each, which take turns; seconds of an iteration, and the bytes that a rank sends in it.
 Computed: the flops of a step at the published sizes are counted by torch on its device `meta`, where nothing is
-computed, and the bytes are those that the scripts send (docs/speed.md). A step on N GPUs takes
+computed (but for the solution of FRePo, under a thousandth). The messages are those that the scripts send: a test
+compares them. A step on N GPUs takes, with the flops of each precision at the speed of that precision,
 
     flops of the largest share / FLOPS + flops that all ranks compute / FLOPS + messages
-    a message of B bytes: 2 (N - 1) / N * B / BYTES + LATENCY * log2 N
+    a message of B bytes: 2 (N - 1) / N * B / BYTES + LATENCY * log2 N;  a number by way of the hosts: HOST * log2 N
 
-FLOPS, BYTES and LATENCY are what a GPU sustains, what it sends in a second, and what a message waits: of an H100 beside
-seven more of one machine (NVLink), and of eight machines with a network card of 400 Gbit/s to a GPU. They are assumed,
-not measured here. What the host does meanwhile is not in it.
+FLOPS, BYTES, LATENCY and HOST are what a GPU sustains, what it sends in a second, and what a message waits: of an H100
+beside seven more of one machine (NVLink), and of eight machines with a network card of 400 Gbit/s to a GPU. They are
+assumed, not measured here. What the hosts do meanwhile is not in it.
 """
 import json
 import os
@@ -23,21 +24,43 @@ import tempfile
 from math import log2
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import common
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_utils.dataset import DATASETS
-from distill_utils.matching import class_means, dm_loss, frepo_loss, mtt_gradient, student_loss
+from distill_utils.matching import frepo_loss, mtt_gradient, student_loss
 from distill_utils.synset import StaticDynamicSet, VideoSet
 from networks import NETWORKS
 
 ROOT, META = Path(__file__).resolve().parent.parent, torch.device("meta")
-FLOPS, LATENCY = {"bf16": 200e12, "tf32": 60e12}, 20e-6
+FLOPS = {"bf16": 200e12, "tf32": 60e12, "fp32": 30e12, "fp64": 30e12}
 BYTES = {8: 300e9, 64: 40e9}        # GPUs -> bytes a second
-RESULTS = ROOT / "benchmarks" / "results" / "ranks.json"
-MODEL, REAL, STEPS, BATCH_REAL, BATCH_POOL = "ConvNet3D", 64, 10, 512, 500
+LATENCY, HOST = 20e-6, 50e-6
+RESULTS = ROOT / "benchmarks" / "results" / "processes.json"
+
+
+class Step(NamedTuple):
+    """Flops by precision: of a class (or, in MTT, a clip), those that each of several ranks adds to that, and those
+    that all ranks compute alike; the bytes of each message; numbers that go by way of the hosts."""
+    of_class: dict
+    of_ranks: dict
+    of_all: dict
+    messages: list
+    numbers: int
+
+    def seconds(self, classes, ranks=1):
+        share = -(-classes // ranks)
+        compute = sum(share * count / FLOPS[kind] for kind, count in self.of_class.items())
+        compute += sum(count / FLOPS[kind] for kind, count in self.of_all.items())
+        if ranks == 1:
+            return compute
+        compute += sum(share * count / FLOPS[kind] for kind, count in self.of_ranks.items())
+        speed = next(speed for count, speed in BYTES.items() if ranks <= count)
+        sending = sum(2 * (ranks - 1) / ranks * size / speed + LATENCY * log2(ranks) for size in self.messages)
+        return compute + sending + self.numbers * HOST * log2(ranks)
 
 
 def flops(compute):
@@ -52,89 +75,85 @@ def make_set(kind, spec, ipc=1):
                 StaticDynamicSet(spec.num_classes, ipc, 2 * ipc, 2 * ipc, spec.shape))
 
 
-def make_network(spec):
-    with META:
-        return NETWORKS[MODEL](spec)
-
-
 def clips_of(spec, count, grad=False):
     return torch.empty(count, *spec.shape, device=META, requires_grad=grad)
 
 
-def rendering(synset, pairs):
-    """Flops of rendering so many clips, and of its gradient."""
-    index = torch.zeros(pairs, dtype=torch.long, device=META)
+def rendering(synset):
+    """Flops of rendering a clip, and of its gradient."""
+    index = torch.zeros(1, dtype=torch.long, device=META)
     return flops(lambda: synset.render(index, index, variants=index)[0].sum().backward())
-
-
-def dm_step(kind, spec):
-    """(flops of a class, flops of all ranks, messages in bytes): a rank has some of the classes."""
-    network, synset = make_network(spec).requires_grad_(False), make_set(kind, spec)
-    one = clips_of(spec, 1, grad=True)[None]
-    of_class = rendering(synset, 1) + flops(
-        lambda: dm_loss(network.embed, class_means(network.embed, clips_of(spec, REAL)[None]), one).backward())
-    return of_class, 0, [4 + shared_bytes(synset)]
-
-
-def frepo_step(kind, spec):
-    """The same; real clips and the batch of a network's step are shared out as classes are."""
-    network, synset = make_network(spec), make_set(kind, spec)
-    clips, classes = clips_of(spec, 1), spec.num_classes
-    width = network.embed(clips).shape[1]
-    of_class = BATCH_REAL / classes * flops(lambda: network.requires_grad_(False).embed(clips)) + rendering(synset, 1)
-    of_class += flops(lambda: network.embed(clips)) + flops(
-        lambda: network.embed(clips_of(spec, 1, grad=True)).sum().backward())       # features, then their gradient
-    of_class += min(1, BATCH_POOL / classes) * flops(lambda: network.requires_grad_().train()(clips).sum().backward())
-    real, labels = (torch.empty(BATCH_REAL, n, device=META) for n in (width, classes))
-    rows = torch.empty(classes, width, device=META, requires_grad=True)
-    regression = flops(lambda: frepo_loss(rows, torch.empty(classes, classes, device=META), real, labels).backward())
-    weights = sum(tensor.nbytes for tensor in network.parameters())
-    return of_class, regression, [half(BATCH_REAL * width * 4), half(classes * width * 4), half(classes * classes * 4),
-                                  4 + shared_bytes(synset), weights]
-
-
-def half(size):
-    """What is handed round travels once, where what is added up travels twice."""
-    return size / 2
-
-
-def mtt_step(kind, spec):
-    """The same, of one expert: its ranks share the batch of each step of the student, here of all clips."""
-    network, synset = make_network(spec), make_set(kind, spec)
-    one = torch.zeros(1, dtype=torch.long, device=META)
-    weights = [torch.ones(tensor.shape) for tensor in network.parameters()]
-    target = [tensor + 1 for tensor in weights]
-
-    def compute():
-        mtt_gradient(lambda theta, i: student_loss(network, theta, synset.render(one, one, variants=one)[0], one),
-                     weights, target, STEPS, torch.zeros((), device=META), list(synset.parameters()))
-
-    size = sum(tensor.nbytes for tensor in weights)
-    return flops(compute), 0, [size] * (2 * STEPS) + [sum(tensor.nbytes for tensor in synset.parameters()) + 8]
 
 
 def shared_bytes(synset):
     return sum(value.nbytes for name, value in synset.named_parameters() if name.startswith(synset.shared))
 
 
+def bytes_of(tensors):
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+# a step always tells whether a signal has come: one number by way of the hosts
+
+def dm_step(synset, network, spec, real=64):
+    """One synthetic clip a class."""
+    network.requires_grad_(False)
+    one = clips_of(spec, 1, grad=True)[None]
+    learned = rendering(synset) + flops(lambda: network.embed(one[0]).sum().backward())
+    return Step({"bf16": flops(lambda: network.embed(clips_of(spec, real))), "tf32": learned}, {}, {},
+                [4 + shared_bytes(synset)], 1)
+
+
+def frepo_step(synset, network, spec, real=512, pool=500):
+    """The same; real clips and the batch of a network's step are shared out as classes are."""
+    classes, clips, clip = spec.num_classes, spec.num_classes * synset.num_slots, clips_of(spec, 1)
+    network.requires_grad_(False)
+    forward, width = flops(lambda: network.embed(clip)), network.embed(clip).shape[1]
+    learned = rendering(synset) + flops(lambda: network.embed(clips_of(spec, 1, grad=True)).sum().backward())
+    network.requires_grad_().train()
+    trained = min(1, pool / classes) * flops(lambda: network(clip).sum().backward())
+    rows, labels, seen = (torch.empty(shape, device=META) for shape in (
+        (clips, width), (clips, classes), (real, width)))
+    targets = torch.empty(real, classes, device=META)
+    regression = flops(lambda: frepo_loss(rows.requires_grad_(), labels, seen, targets).backward())
+    return Step({"bf16": real / classes * forward + trained, "fp32": learned}, {"fp32": forward}, {"fp64": regression},
+                [real * width * 4, clips * width * 4, clips * classes * 4, 4 + shared_bytes(synset),
+                 bytes_of(network.parameters())], 4)
+
+
+def mtt_step(synset, network, spec, steps=10):
+    """One expert, whose ranks share the batch of each step of the student: all clips, one a class."""
+    one = torch.zeros(1, dtype=torch.long, device=META)
+    start = [torch.ones(tensor.shape) for tensor in network.parameters()]
+
+    def compute():
+        mtt_gradient(lambda theta, i: student_loss(network, theta, synset.render(one, one, variants=one)[0], one),
+                     start, [tensor + 1 for tensor in start], steps, torch.zeros((), device=META),
+                     list(synset.parameters()))
+
+    return Step({"tf32": flops(compute)}, {}, {},
+                [bytes_of(start)] * (2 * steps) + [bytes_of(synset.parameters()) + 8], 1)
+
+
+STEPS = {"DM": dm_step, "FRePo": frepo_step, "MTT": mtt_step}
+
+
 def computed():
     """Rows of a table: a step on one GPU, and how many times as fast 8 and 64 are."""
-    for loss, solve, rate in (("DM", dm_step, "bf16"), ("FRePo", frepo_step, "bf16"), ("MTT", mtt_step, "tf32")):
+    for loss, step_of in STEPS.items():
         for dataset in ("miniUCF101", "Kinetics400"):
             for kind in ("pixels", "s2d"):
                 spec = DATASETS[dataset]
-                of_class, of_all, messages = solve(kind, spec)
-                row = {"loss": loss, "set": kind, "dataset": dataset,
-                       "step_flops": of_class * spec.num_classes + of_all,
-                       "step_bytes": sum(messages), "messages": len(messages)}
-                alone = row["step_flops"] / FLOPS[rate]
-                row["seconds_on_1"] = alone
-                for ranks, speed in BYTES.items():
-                    ranks = min(ranks, spec.num_classes)
-                    share = -(-spec.num_classes // ranks)
-                    sending = sum(2 * (ranks - 1) / ranks * size / speed + LATENCY * log2(ranks) for size in messages)
-                    row[f"speedup_on_{ranks}"] = alone / ((share * of_class + of_all) / FLOPS[rate] + sending)
-                yield row
+                classes = spec.num_classes
+                with META:
+                    network = NETWORKS["ConvNet3D"](spec)
+                step = step_of(make_set(kind, spec), network, spec)
+                alone = step.seconds(classes)
+                yield {"loss": loss, "set": kind, "dataset": dataset,
+                       "step_flops": classes * sum(step.of_class.values()) + sum(step.of_all.values()),
+                       "step_bytes": sum(step.messages), "seconds_on_1": alone,
+                       **{f"speedup_on_{min(ranks, classes)}": alone / step.seconds(classes, min(ranks, classes))
+                          for ranks in BYTES}}
 
 
 RUNS = {"DM+S2D": ("distill_s2d_DM.py", 60, "--batch_real 32"),
@@ -208,7 +227,7 @@ def main():
         for row in rows:
             print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
                             for key, value in row.items()), flush=True)
-    result = {"benchmark": "ranks", **facts, **tables}
+    result = {"benchmark": "processes", **facts, **tables}
     if not args.computed:
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
