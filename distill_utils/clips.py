@@ -254,11 +254,16 @@ class FrameFile:
         self.nbytes = len(self) * self.frame_bytes
         self.file = open(path, "rb", buffering=0)       # noqa: SIM115 (as long as the object; a removed file stays)
 
+    def __reduce__(self):
+        return FrameFile, (self.path, self.offset, self.shape)
+
     def __len__(self):
         return self.shape[0]
 
     def take(self, indices, out):
-        """Fills uint8 (*indices.shape, 3, H, W). Frames in a row are one read."""
+        """Fills uint8 (*indices.shape, 3, H, W). Frames in a row are one read. IndexError outside 0 ... F - 1."""
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"frames {indices.min()} to {indices.max()} are asked for, of {len(self)}")
         flat, target = indices.reshape(-1), memoryview(out.reshape(-1))
         ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1), len(flat)] if len(flat) else []
         for first, end in zip([0, *ends], ends, strict=False):

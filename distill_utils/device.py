@@ -94,10 +94,12 @@ def check_memory(what, numbers):
     what: the flag that asks for them."""
     if not hasattr(os, "sysconf"):      # Windows does not tell
         return
-    wanted, there = 4 * numbers, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    ranks = parallel.local_size()
+    wanted, there = ranks * 4 * numbers, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if wanted > there:
-        raise ValueError(f"{what} takes {wanted / 1e9:.0f} GB of memory, and this machine has {there / 1e9:.0f}: lower "
-                         "it")
+        of = f" in the {ranks} ranks of this machine" if ranks > 1 else ""
+        raise ValueError(f"{what} takes {wanted / 1e9:.0f} GB of memory{of}, and this machine has {there / 1e9:.0f}: "
+                         "lower it")
 
 
 def peak_memory(device):

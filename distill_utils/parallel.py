@@ -47,6 +47,11 @@ def local_rank():
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def local_size():
+    """How many of the ranks are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if size() > 1 else 1
+
+
 def share(count, of=None, at=None):
     """The range of `count` things in a row that this rank (or rank `at` of `of`) takes: as equal as they can be."""
     of, at = of or size(), rank() if at is None else at

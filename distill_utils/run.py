@@ -240,9 +240,11 @@ class Run:
                     if torch.is_tensor(value) and not torch.isfinite(value).all()), None)
         if bad:
             raise ValueError(f"{bad} is not finite after iteration {iteration}: " + self._way_back())
+        if self.writes:
+            self._write_checkpoint(iteration, states)
         self.saved_at = iteration
-        if not self.writes:
-            return
+
+    def _write_checkpoint(self, iteration, states):
         self.metrics.flush()
         with replacing(self.folder / "checkpoint.pt") as temporary:
             torch.save({"iteration": iteration, "parts": states, "history": self.history, "args": self._identity(),
@@ -283,10 +285,12 @@ class Run:
         try:
             with progress(total=iterations, initial=self.first_iteration, desc=self.method, unit="it") as self.bar:
                 for it in range(self.first_iteration, iterations + 1):
-                    self.stop = parallel.any_of(self.stop)      # a signal reaches the ranks at different steps
-                    if (it % self.args["save_it"] == 0 or self.stop or it == iterations) and self.saved_at != it:
+                    # a signal reaches the ranks at different steps, and one may come while they ask each other
+                    stop = parallel.any_of(self.stop)
+                    if (it % self.args["save_it"] == 0 or stop or it == iterations) and self.saved_at != it:
                         self.save(it)
-                    if self.stop:
+                    if stop:
+                        self.stop = True
                         raise KeyboardInterrupt(self._how_to_go_on())
                     self.step_from = parallel.sent
                     yield it

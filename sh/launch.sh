@@ -49,6 +49,7 @@ launch() {
             local devices=${gpus//[^,]/}
             local count=$((${#devices} + 1))
             [ "$gpus" != cpu ] || count=${RANKS:-2}
+            [[ "$count" =~ ^[1-9][0-9]{0,4}$ ]] || { echo "RANKS must be a number of processes, not '$RANKS'" >&2; exit 2; }
             ranks=(-m torch.distributed.run --standalone --nproc_per_node "$count") ;;
         *) echo "DIST must be torchrun, or not set, not '$DIST'" >&2; exit 2 ;;
     esac

@@ -346,3 +346,18 @@ def test_the_messages_that_the_benchmark_counts_are_those_that_are_sent(name, lo
     network = NETWORKS[args["model"]](spec).to("meta")
     step = processes.STEPS[loss](synset.to("meta"), network, spec, **settings)
     assert sum(step.messages) in {line.get("bytes_sent") for line in lines}
+
+
+def test_a_signal_that_comes_while_ranks_ask_each_other_is_not_lost(script, monkeypatch):
+    asked, any_of = [], parallel.any_of
+
+    def asks(truth):
+        asked.append(truth)
+        if len(asked) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return any_of(truth)
+
+    monkeypatch.setattr(parallel, "any_of", asks)
+    with pytest.raises(KeyboardInterrupt, match="Iteration 2 is saved"):
+        script("DM", "x", Iteration=100, eval_it=100)
+    assert asked == [False, False, True]

@@ -24,6 +24,7 @@ find_python requirements.txt || { echo "no Python here satisfies $ROOT/requireme
 SCRIPT=$1
 shift
 
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "this is a job of SLURM: start it with sbatch" >&2; exit 2; }
 NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 FIRST=${NODES%%$'\n'*}
 PORT=$((20000 + SLURM_JOB_ID % 20000))      # another for each job, should two share a node
@@ -37,7 +38,7 @@ if [ -n "$DRY_RUN" ]; then printf '%q ' "${COMMAND[@]}"; echo; exit 0; fi
 # Before the time ends Slurm sends USR1 to this script alone, which asks for the job to be queued again. When the job is
 # preempted (and then queued again by Slurm) or cancelled, TERM comes. Either way the ranks get TERM, save at the end of
 # their step, and leave; srun itself would kill them at a TERM.
-STOPPED= SIGNALLED=
+STOPPED= SIGNALLED= STATUS=0
 ask() { SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID" || true; }
 trap 'STOPPED=1; ask' USR1
 trap ask TERM
