@@ -174,7 +174,7 @@ def measured(args):
             subprocess.run([sys.executable, *start, script, *size, *flags], cwd=ROOT, check=True,
                            env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL)
 
-        run(1, 2, "buffer.py", "--num_experts", "1", "--train_epochs", "3")
+        run(1, 2, "buffer.py", "--num_experts", "1", "--train_epochs", "3", "--max_start_epoch", "2")
         for name, (script, iterations, flags) in RUNS.items():
             seconds, sent = {side: [] for side in SIDES}, 0
             for number in range(args.repeats):

@@ -28,7 +28,12 @@ done
 for name in frepo_step keyframes_step store_step; do      # MotionDigits' sizes
     if [ $# -gt 0 ]; then bench "$name.py" "$@"; else bench "$name.py" --size ConvNet3DD2W16,10,8,32,64,1; fi
 done
-if [ $# -gt 0 ]; then bench mtt_step.py "$@" --steps 2 5 10; else bench mtt_step.py --threads 1; fi
+if [ $# -gt 0 ]; then
+    bench mtt_step.py "$@" --steps 2 5 10
+else
+    bench mtt_step.py --threads 1
+    bench mtt_step.py --steps 10
+fi
 if [[ " $* " == *" --device cuda "* ]]; then
     bench mtt_step.py "$@" --size ConvNet3D,50,16,112,1,5 --batch 128 --steps 5     # MTT+S2D at 5 clips a class, as published
 fi
