@@ -42,8 +42,8 @@ def main():
                        "--max_start_epoch and --expert_epochs can reach; all: those of --train_epochs")
     group.add_argument("--expert_dtype", choices=tuple(DTYPES), default="float32", help="number format of the "
                        "snapshots")
-    group.add_argument("--resume", action="store_true", help="ignored: the same command always makes the experts that "
-                       "are missing")
+    flags.may_change(group.add_argument("--resume", action="store_true", help="ignored: the same command always makes "
+                                        "the experts that are missing"))
     flags.may_change(group.add_argument("--save_interval", help="ignored: other programs save so many experts in a "
                                   "file, and here each has a file of its own"))
     group = parser.add_argument_group("experts")
