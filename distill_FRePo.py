@@ -53,7 +53,6 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
     if args.use_flip and not spec.flip:
         raise ValueError(f"--use_flip: clips of --dataset {args.dataset} are never flipped, because their classes tell "
                          "left from right: leave it out")
-
     if parallel.size() > args.batch_real:
         raise ValueError(f"{parallel.size()} ranks cannot share --batch_real {args.batch_real} clips: raise it, or "
                          "start fewer")
@@ -85,7 +84,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
     shards = Shards(synset, optimizer, classes, slots, whole=bool(args.through_store))    # a codec sees all classes
     run.resume(data, shards, synset=synset, optimizer=optimizer, teacher=teacher, networks=networks, through=through)
 
-    of_real = min(args.chunk, default_chunk(spec.shape, run.device))     # clips of which only features are wanted
+    real_chunk = min(args.chunk, default_chunk(spec.shape, run.device))     # of clips that are embedded alone
 
     # loop
     for it in run.loop(args.Iteration):
@@ -105,7 +104,7 @@ def main(description=__doc__, only=None, iterations=10000, momentum=0.5):
         with torch.no_grad():
             embed_real = in_precision(network.embed, dtype)
             real = torch.cat([embed_real(rules.matching(augment(clips))) for clips in data.train.get_share(
-                chosen, generator, run.device, of_real, parallel.share(len(chosen)))])
+                chosen, generator, run.device, real_chunk, parallel.share(len(chosen)))])
         real, _ = parallel.join_rows(real)
         real_labels = centred(data.train.labels[chosen].to(run.device), spec.num_classes)
         optimizer.zero_grad()

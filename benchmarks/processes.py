@@ -31,7 +31,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill_utils.dataset import DATASETS
-from distill_utils.matching import frepo_loss, mtt_gradient, student_loss
+from distill_utils.estimate import step_operations
+from distill_utils.matching import frepo_loss
 from distill_utils.synset import StaticDynamicSet, VideoSet
 from networks import NETWORKS
 
@@ -123,16 +124,9 @@ def frepo_step(synset, network, spec, real=512, pool=500):
 
 def mtt_step(synset, network, spec, steps=10):
     """One expert, whose ranks share the batch of each step of the student: all clips, one a class."""
-    one = torch.zeros(1, dtype=torch.long, device=META)
-    start = [torch.ones(tensor.shape) for tensor in network.parameters()]
-
-    def compute():
-        mtt_gradient(lambda theta, i: student_loss(network, theta, synset.render(one, one, variants=one)[0], one),
-                     start, [tensor + 1 for tensor in start], steps, torch.zeros((), device=META),
-                     list(synset.parameters()))
-
-    return Step({"tf32": flops(compute)}, {}, {},
-                [bytes_of(start)] * (2 * steps) + [bytes_of(synset.parameters()) + 8], 1)
+    of_clip = steps * step_operations(network, synset, 1, lambda clips: clips, "adjoint")
+    return Step({"tf32": of_clip}, {}, {},
+                [bytes_of(network.parameters())] * (2 * steps) + [bytes_of(synset.parameters()) + 8], 1)
 
 
 STEPS = {"DM": dm_step, "FRePo": frepo_step, "MTT": mtt_step}

@@ -1,4 +1,4 @@
-"""Real clips in memory: the uint8 cache that is decoded once, views of it, and the sampler that draws by class."""
+"""Real clips: the cache on the disk that is decoded once (uint8), views of it, and the sampler that draws by class."""
 import hashlib
 import math
 import os
@@ -449,8 +449,8 @@ class Clips:
         """
         indices = np.asarray(indices)
         counts = self.counts[indices]
-        length = self.spec.frames if self.spec.view == "clip" else 1
-        if self.whole_length in (None, length):
+        length = self.length
+        if not self.in_two_steps:
             positions = clip_positions(counts, length, generator, segment)
         else:
             clip = clip_positions(counts, self.whole_length, generator)
@@ -462,10 +462,19 @@ class Clips:
         return self.first[indices][:, None] + positions, flip
 
     @property
+    def length(self):
+        """Frames of a sample."""
+        return self.spec.frames if self.spec.view == "clip" else 1
+
+    @property
+    def in_two_steps(self):
+        """Whether a sample is drawn as a part of a clip that is drawn."""
+        return self.whole_length not in (None, self.length)
+
+    @property
     def numbers_drawn(self):
         """How many random numbers of 32 bits `sample_frames` takes of a generator for each sample: two for a start."""
-        starts = 1 if self.spec.view != "clip" or self.whole_length in (None, self.spec.frames) else 2
-        return 2 * starts + self.spec.flip
+        return 2 * (1 + self.in_two_steps) + self.spec.flip
 
     def read(self, frame_indices, flip=None, device="cpu"):
         """uint8 samples (B, T, C, H, W) or (B, C, H, W) on the device, of what `sample_frames` gave. A CUDA device is

@@ -357,18 +357,20 @@ class Run:
                   if (iteration, network, index) not in done]
         self.evaluating = True
         for first in range(0, len(wanted), parallel.size()):        # each rank trains a network
-            batch, scores, began = wanted[first:first + parallel.size()], None, time.monotonic()
+            batch, scores = wanted[first:first + parallel.size()], None
             if parallel.rank() < len(batch):
                 network, index = batch[parallel.rank()]
                 scores = self.network_scores(index, train_on, data, network, score, settings,
                                              share=synset is not None and iteration == 0)
-            for (network, index), found in zip(batch, parallel.collect(scores), strict=False):
+            done_at = time.monotonic()
+            of_all = parallel.collect(scores)
+            self.eval_seconds += time.monotonic() - done_at     # others may have taken longer
+            for (network, index), found in zip(batch, of_all, strict=False):
                 self.history.append({"iteration": iteration, "network": network, "number": index,
                                      **{key: found[key] for key in ("top1", "top5", "loss", "per_class")},
                                      "confusion": torch.tensor(found["confusion"], dtype=torch.int32)})
                 if index == self.args["num_eval"] - 1:
                     self._record({"iteration": iteration, "network": network, **self.scores(iteration, network)})
-            self.eval_seconds += time.monotonic() - began       # others may have taken longer
             self.save(iteration)
         self.evaluating, self.step_from = False, parallel.sent
         reported = self.reported_iteration(networks)
@@ -406,6 +408,7 @@ class Run:
                     shared.parent.mkdir(exist_ok=True)
                     with replacing(shared) as temporary:
                         temporary.write_text(json.dumps(with_sum(scores)) + "\n", encoding="utf-8")
+        self.eval_seconds += time.monotonic() - began
         return scores
 
     def _shared_score(self, train_on, data, network, seed, settings):
