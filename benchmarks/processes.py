@@ -190,21 +190,23 @@ def markdown(tables):
     def table(head, rows):
         return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows))
 
+    def sent(count):
+        return f"{count / 1e6:,.1f} MB" if count > 1e5 else f"{count:,} bytes"
+
     kinds = {"pixels": "pixels", "s2d": "static + dynamic"}
     most = max(BYTES)
     computed = [[row["loss"], kinds[row["set"]], row["dataset"], f"{row['step_flops'] / 1e12:.0f}",
-                 f"{row['step_bytes'] / 1e6:,.1f}" if row["step_bytes"] > 1e5 else f"{row['step_bytes']:,} bytes",
-                 f"{1e3 * row['seconds_on_1']:,.0f}", f"{row['speedup_on_8']:.1f}",
+                 sent(row["step_bytes"]), f"{1e3 * row['seconds_on_1']:,.0f}", f"{row['speedup_on_8']:.1f}",
                  next(f"{value:.0f}" + (f" (on {key[11:]})" if key[11:] != str(most) else "")
                       for key, value in row.items() if key.startswith("speedup_on_") and key != "speedup_on_8")]
                 for row in tables["computed"]]
     measured = [[row["run"], *(f"{1e3 * row[f'seconds_{side}']:,.0f}" for side in SIDES),
-                 f"{row['seconds_1x1'] / row['seconds_2x1']:.2f}", f"{row['step_bytes'] / 1e6:.2f}"]
+                 f"{row['seconds_1x1'] / row['seconds_2x1']:.2f}", sent(row["step_bytes"])]
                 for row in tables["measured"]]
-    return (table(["loss", "set", "data", "Tflop a step", "MB sent in it", "ms on one GPU", "8 GPUs, times as fast",
+    return (table(["loss", "set", "data", "Tflop a step", "sent in it", "ms on one GPU", "8 GPUs, times as fast",
                    f"{most} GPUs"], computed),
             table(["run", "one process, one thread: ms an iteration", "one process, two threads",
-                   "two ranks, a thread each", "two ranks to one thread, times as fast", "MB sent in it"], measured))
+                   "two ranks, a thread each", "two ranks to one thread, times as fast", "sent in it"], measured))
 
 
 def main():

@@ -153,10 +153,10 @@ def moving(clips, mean, std, fps=6):
     return file.getvalue()
 
 
-def curve(path, series, title=None, reference=None):
+def curve(path, series, title=None):
     """Draw a PNG of top-1 against the iteration: for each name a line in a band of one standard deviation.
 
-    series: name -> list of (iteration, mean, std), fractions in [0, 1]. reference: name -> fraction, a dashed level.
+    series: name -> list of (iteration, mean, std), fractions in [0, 1].
     """
     from matplotlib.figure import Figure  # only this picture needs it; without pyplot: no display, no global state
 
@@ -164,13 +164,11 @@ def curve(path, series, title=None, reference=None):
     axes = figure.add_subplot(xlabel="iteration", ylabel="top-1 on real test clips (%)", title=title or "")
     for name, points in series.items():
         iteration, mean, std = np.array(sorted(points), dtype=float).reshape(-1, 3).T * [[1], [100], [100]]
-        (line,) = axes.plot(iteration, mean, marker="o", markersize=3, label=name)
+        (line,) = axes.plot(iteration, mean, marker="o", markersize=3, label=f"{name}, ± one std over networks")
         axes.fill_between(iteration, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
-    for index, (name, value) in enumerate((reference or {}).items()):
-        axes.axhline(100 * value, linestyle="--", color=("0.25", "0.5", "0.7")[index % 3], label=name)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if series or reference:
+    if series:
         axes.legend(frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 from copy import copy
 from dataclasses import replace
@@ -623,6 +624,14 @@ def test_frames_of_a_cache_come_in_any_order_and_over_the_most_that_one_read_giv
     assert (clips.frames[rows] == whole[rows]).all() and (clips.frames[rows[:, :0]] == whole[rows[:, :0]]).all()
     size = clips.frames.frame_bytes
     assert reads[0] == 3 * size and len(reads) > 9 * size // 100        # frames in a row are one read
+
+
+def test_frames_of_a_cache_are_those_that_it_has_and_another_process_may_read_them(tree):
+    frames, rows = load(tree).frames, np.array([2, 0])
+    for beyond in (-1, len(frames)):        # behind them lie check sums
+        with pytest.raises(IndexError, match=f"{beyond} are asked for, of 30|{beyond} to"):
+            frames[np.array([beyond])]
+    assert (pickle.loads(pickle.dumps(frames))[rows] == frames[rows]).all()
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -98,6 +98,9 @@ def test_torchrun_gets_a_rank_for_each_gpu():
         assert f"-m torch.distributed.run --standalone --nproc_per_node {ranks} " in done.stdout, done
     done = bash("sh/baseline/DM.sh", "0", "miniUCF101", "30", "1", DRY_RUN="1", DIST="mpi")
     assert done.returncode == 2 and "DIST must be torchrun" in done.stderr
+    for ranks in ("0", "-1", "x"):
+        done = bash("sh/baseline/DM.sh", "cpu", "miniUCF101", "30", "1", DRY_RUN="1", DIST="torchrun", RANKS=ranks)
+        assert done.returncode == 2 and f"RANKS must be a number of processes, not '{ranks}'" in done.stderr
     assert "torch.distributed" not in bash("sh/baseline/DM.sh", "0", "miniUCF101", "30", "1", DRY_RUN="1").stdout
 
 

@@ -16,6 +16,7 @@ import ranks
 from conftest import NET, ROOT
 from distill_utils import parallel
 from distill_utils.dataset import get_spec
+from distill_utils.device import check_memory, resolve_device
 from distill_utils.synset import load_synset
 from networks import NETWORKS
 
@@ -210,6 +211,21 @@ def test_shares_are_all_in_order_and_as_equal_as_can_be(count, of):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_what_a_machine_has_is_shared_by_its_ranks(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    check_memory("--ipc 9", there // 20)
+    with pytest.raises(ValueError, match=r"--ipc 9 takes .* GB of memory in the 4 ranks of this machine"):
+        check_memory("--ipc 9", there // 15)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ValueError, match="torch sees 3 on this machine, where at least 4 ranks are: start fewer"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert resolve_device("cuda") == torch.device("cuda:3")
+
+
 def test_alone_nothing_is_sent_and_nothing_changes():
     tensor = torch.arange(3.0)
     parallel.add_up([tensor])
@@ -324,11 +340,17 @@ def test_a_job_that_is_ended_saves_and_goes_on_when_it_is_started_again(number, 
 
 
 def test_the_job_says_what_it_would_run(tmp_path):
-    """And what it would run takes these flags."""
+    """And the script takes these flags."""
     run = subprocess.run(["bash", ROOT / "sh/cluster/slurm.sh", "buffer.py", "--dataset", "a b"], capture_output=True,
                          text=True, env=cluster(tmp_path, 2) | {"DRY_RUN": "1", "SLURM_GPUS_ON_NODE": "4"})
     assert run.stdout.startswith("srun ") and "--nnodes 2 --nproc_per_node 4" in run.stdout
     assert "--rdzv_endpoint localhost:24711" in run.stdout and "buffer.py --dataset a\\ b --resume" in run.stdout
+    done = subprocess.run([sys.executable, ROOT / "buffer.py", "--dataset", "MotionDigits", "--resume", "--dry_run"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "RESULT" in done.stdout
+    alone = subprocess.run(["bash", ROOT / "sh/cluster/slurm.sh", "buffer.py"], capture_output=True, text=True,
+                           env={key: value for key, value in cluster(tmp_path, 2).items() if key != "SLURM_JOB_ID"})
+    assert alone.returncode == 2 and "start it with sbatch" in alone.stderr
 
 
 # ---- what they bring ----------------------------------------------------------------------------------------------
@@ -354,7 +376,8 @@ def test_a_signal_that_comes_while_ranks_ask_each_other_is_not_lost(script, monk
     def asks(truth):
         asked.append(truth)
         if len(asked) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2):      # schedulers send it more than once: the step ends all the same, and is saved
+                os.kill(os.getpid(), signal.SIGTERM)
         return any_of(truth)
 
     monkeypatch.setattr(parallel, "any_of", asks)

@@ -55,7 +55,7 @@ def draw_movie(path):
 
 def draw_curve(path):
     pytest.importorskip("matplotlib")
-    curve(path, {"DM": [(0, 0.1, 0.01), (500, 0.3, 0.02)]}, title="miniUCF101", reference={"full": 0.5})
+    curve(path, {"DM": [(0, 0.1, 0.01), (500, 0.3, 0.02)]}, title="miniUCF101")
 
 
 WRITERS = [draw_sheet, draw_movie, draw_curve]
@@ -184,10 +184,10 @@ def test_curve_shows_percent_over_sorted_iterations(tmp_path, monkeypatch):
     drawn, save = [], figure.savefig
     monkeypatch.setattr(figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
     points = [(200, 0.5, 0.02), (0, 0.25, 0.01)]
-    curve(tmp_path / "c.png", {"DM": points, "MTT": [(0, 0.1, float("nan"))]}, "title", {"full": 0.75})
+    curve(tmp_path / "c.png", {"DM": points, "MTT": [(0, 0.1, float("nan"))]}, "title")
     (axes,) = drawn[0].axes
-    lines = {line.get_label(): np.stack(line.get_data()).tolist() for line in axes.get_lines()}
-    assert lines == {"DM": [[0, 200], [25, 50]], "MTT": [[0], [10]], "full": [[0, 1], [75, 75]]}
+    lines = {line.get_label().removesuffix(", ± one std over networks"): np.stack(line.get_data()).tolist() for line in axes.get_lines()}
+    assert lines == {"DM": [[0, 200], [25, 50]], "MTT": [[0], [10]]}
     assert axes.collections[0].get_paths()[0].get_extents().extents.tolist() == [0, 24, 200, 52]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "top-1 on real test clips (%)")
     assert axes.get_legend() is not None and axes.get_title() == "title"
