@@ -36,9 +36,10 @@ from scipy.ndimage import gaussian_filter
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from distill_utils.clips import Clips, cached_frames, decode, normalise
+from distill_utils.clips import Clips, cached_frames, normalise
 from distill_utils.dataset import DATASETS, FrameFolder, Spec, read_split
 from distill_utils.device import keep_memory
+from distill_utils.frames import decode
 from distill_utils.seeds import make_generator
 
 SPEC = Spec("Noise", "noise.csv", ("a", "b"), frames=16, stride=4, size=112, flip=True)

@@ -16,9 +16,10 @@ import numpy as np
 
 from distill_utils import images
 from distill_utils.args import Parser, add_data_args, cli, spec_of
-from distill_utils.clips import cache_folder, decode, frame_size
+from distill_utils.clips import cache_folder
 from distill_utils.dataset import DataError, in_order, read_folders, read_split, spread_note
 from distill_utils.files import replacing
+from distill_utils.frames import decode, frame_size
 from distill_utils.progress import other_files, progress, some
 from distill_utils.splits import ANNOTATIONS, KINETICS_FILES, SSV2_FILES, entries
 

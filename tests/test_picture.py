@@ -186,8 +186,9 @@ def test_curve_shows_percent_over_sorted_iterations(tmp_path, monkeypatch):
     points = [(200, 0.5, 0.02), (0, 0.25, 0.01)]
     curve(tmp_path / "c.png", {"DM": points, "MTT": [(0, 0.1, float("nan"))]}, "title")
     (axes,) = drawn[0].axes
-    lines = {line.get_label().removesuffix(", ± one std over networks"): np.stack(line.get_data()).tolist() for line in axes.get_lines()}
-    assert lines == {"DM": [[0, 200], [25, 50]], "MTT": [[0], [10]]}
+    lines = {line.get_label(): np.stack(line.get_data()).tolist() for line in axes.get_lines()}
+    assert lines == {f"{name}, ± one std over networks": line for name, line in (
+        ("DM", [[0, 200], [25, 50]]), ("MTT", [[0], [10]]))}
     assert axes.collections[0].get_paths()[0].get_extents().extents.tolist() == [0, 24, 200, 52]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "top-1 on real test clips (%)")
     assert axes.get_legend() is not None and axes.get_title() == "title"
