@@ -2,6 +2,7 @@
 import builtins
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NET = "ConvNet3DD2W16"      # small enough for a CPU
 EXPERTS = ["--model", NET, "--train_epochs", 3, "--max_start_epoch", 2, "--batch_train", 8, "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """A run that was stopped ignores signals until its process ends: here the process lives, and starts others."""
+    from distill_utils.args import STOPS
+    handlers = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
