@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in one call of under ten minutes: tests marked cuda, and the benchmarks at the published
 # size, with peak memory.  bash sh/gpu.sh
-#   bash sh/gpu.sh --device cpu   the same at toy size, to see that this script works
+#   bash sh/gpu.sh --device cpu   the same at toy size, to see that this script works: toy.jsonl
 # The JSON lines go to benchmarks/results/<device>.jsonl, or to the folder OUT. The active Python needs torch, torchvision,
 # numpy, scipy, pillow, safetensors and tqdm; tests are run where it has pytest too. A step that fails is told, and the
 # others go on. DRY_RUN=1 prints the commands.
@@ -17,7 +17,7 @@ case "$*" in
     *) echo "usage: bash sh/gpu.sh [--device cpu]" >&2; exit 2 ;;
 esac
 OUT=${OUT:-benchmarks/results}
-NAME=$DEVICE
+NAME=toy
 if [ $DEVICE = cuda ] && [ -z "$DRY_RUN" ]; then
     NAME=$("$PYTHON" -c 'import re, torch; print(re.sub(r"\W+", "-", torch.cuda.get_device_name()).lower())') || exit 1
 fi
