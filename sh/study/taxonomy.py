@@ -23,6 +23,7 @@ class Point(NamedTuple):
     group: str          # a line of the figure
     frames: float       # of a clip, as bytes; of one that grows, about what it ends with
     flags: str          # {n} is the number of clips a class
+    mark: str = ""      # beside it in the figure
 
 
 def key_frames(n_syn, segments=1, interpolation="duplicate", more=""):
@@ -34,7 +35,7 @@ POINTS = [
     *(Point(f"{n} key frame{'s' * (n > 1)}, {i}", i, n, key_frames(n, 1, i)) for i in ("duplicate", "linear",
       "hallucinator") for n in (1, 2, 4, 8) if not (i == "linear" and n in (1, 8))),        # then as duplicate
     *(Point(f"{k} segment{'s' * (k > 1)} of {n}, each matched with {real} frame{'s' * (real > 1)}",
-            "duplicate, matched by segment", k * n, key_frames(n, k, more=f"--n_real {real} "))
+            "duplicate, matched by segment", k * n, key_frames(n, k, more=f"--n_real {real} "), f"{k}x{n}, {real}")
       for k, n, real in ((1, 1, 1), (2, 1, 1), (2, 1, 4), (4, 1, 2), (2, 2, 4), (8, 1, 1))),     # n are duplicated
     Point("2 key frames that grow (PRISM)", "growing", 3, key_frames(2, 1, "linear", "--grow ")),
     Point("static + dynamic (S2D)", "static + dynamic", 1 + T / 3, "distill_s2d_DM.py --vpc {n} --spc {n} --dpc {n} "
@@ -70,32 +71,40 @@ def command(args, point, clips, seed):
 
 
 def draw(path, dataset, table):
-    """Top-1 over frames at equal clips (left) and over bytes (right), with standard errors over seeds."""
+    """Top-1 at equal clips (left) and at equal bytes (middle) over the frames of a clip, and over bytes (right), with
+    standard errors over seeds."""
     from matplotlib.figure import Figure
     frame = 4 * 10 * 3 * 32 * 32        # bytes of one in each class
-    figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(15, 4.8), dpi=110, layout="constrained")
+    clips, same, over = figure.subplots(1, 3, sharey=True)
     groups = dict.fromkeys(point.group for point, _, _ in table)
+    marks = {}
     for marker, group in zip("os^DPX", groups, strict=False):
         of_group = [row for row in table if row[0].group == group]
         if group == "linear":       # which is duplicate at both ends
             of_group += [row for row in table if row[0].group == "duplicate" and row[0].frames in (1, T)]
-        for axes, rows in ((left, [row for row in of_group if row[1] == 1]), (right, of_group)):
-            points = sorted((mean(r["storage_bytes"] for r in found) / frame, 100 * mean(r["top1_mean"] for r in found),
-                             study.standard_error([100 * r["top1_mean"] for r in found])) for _, _, found in rows)
-            x, y, error = zip(*points, strict=True)
-            line = "-" if axes is left and group in ("duplicate", "linear", "hallucinator") else ""
+        most = {row[0]: row[1] for row in sorted(of_group, key=lambda row: row[1])}
+        for axes, rows in ((clips, [row for row in of_group if row[1] == 1]),
+                           (same, [row for row in of_group if row[1] == most[row[0]]]), (over, of_group)):
+            points = []
+            for point, n, found in rows:
+                top1 = [100 * r["top1_mean"] for r in found]
+                frames = mean(r["storage_bytes"] for r in found) / frame
+                points.append((frames / (1 if axes is over else n), mean(top1), study.standard_error(top1)))
+                if axes is clips and point.mark:
+                    marks.setdefault(point.frames, []).append((mean(top1), point.mark))
+            x, y, error = zip(*sorted(points), strict=True)
+            line = "-" if axes is not over and group in ("duplicate", "linear", "hallucinator") else ""
             axes.errorbar(x, y, error, marker=marker, linestyle=line, capsize=2, label=group)
-        for point, clips, found in of_group if "segment" in group else ():
-            if clips == 1:
-                k, _, n, *_, real = (word.strip(",") for word in point.title.split()[:-1])
-                left.annotate(f"{k}x{n}, {real}", (point.frames, 100 * mean(r["top1_mean"] for r in found)),
-                              xytext=(4, 4), textcoords="offset points", fontsize=7)
-    left.set(xlabel="frames stored for each clip", ylabel="top-1 on real test clips (%)",
-             title=f"{dataset}: one clip a class (KxN, real frames)")
-    right.set(xlabel="frames stored for each class (bytes)", title="one clip, and as many as 8 frames hold")
-    left.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
+    for frames, of_frames in marks.items():
+        clips.annotate("\n".join(mark for _, mark in of_frames), (frames, max(y for y, _ in of_frames)), fontsize=7,
+                       xytext=(6, 8), textcoords="offset points")
+    clips.set(xlabel="frames stored for each clip", ylabel="top-1 on real test clips (%)",
+              title=f"{dataset}: one clip a class (KxN, real frames)")
+    same.set(xlabel="frames stored for each clip", title=f"as many clips a class as {T} frames hold")
+    over.set(xlabel="frames stored for each class (bytes)", title="both, over bytes")
+    clips.legend(frameon=False, fontsize=8)
+    for axes in (clips, same, over):
         axes.grid(alpha=0.25)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
