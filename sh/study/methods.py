@@ -85,6 +85,8 @@ ROWS = {
     "S2D-DM_experts": Row("DM+S2D under experts, a teacher's labels", f"distill_s2d_DM.py {S2D} {DM} --static_init "
                           f"real --networks experts {TEACHER}", parts(0.02, 0.1), ("random_soft",), "random_soft"),
     "S2D-MTT": Row("MTT+S2D", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real", MTT_S2D, ("random",)),
+    "S2D-MTT_two": Row("MTT+S2D, two hallucinators", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init "
+                       "real --n_hal 2", recipe=("random", "S2D-MTT")),
     "S2D-MTT_soft": Row("MTT+S2D, learned labels", f"distill_s2d_MTT.py {S2D} {STUDENTS} --static_init real {LEARNED}",
                         MTT_S2D, beside="labels_MTT"),
     "S2D-FRePo": Row("FRePo+S2D", f"distill_s2d_FRePo.py {S2D} {FREPO} --static_init real", parts(0.005, 0.02),
