@@ -92,6 +92,11 @@ def test_what_waits_for_a_gpu_is_run_with_flags_that_the_benchmarks_take(device)
     assert bash("sh/gpu.sh", "--size", "x").returncode == 2
 
 
+def test_a_toy_run_leaves_the_figures_of_the_documents(tmp_path):
+    assert bash("sh/gpu.sh", "--device", "cpu", PYTHON="true", OUT=str(tmp_path)).returncode == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["toy.jsonl"]
+
+
 def test_torchrun_gets_a_rank_for_each_gpu():
     for gpus, env, ranks in (("0,1,2,3", {}, 4), ("2", {}, 1), ("cpu", {}, 2), ("cpu", {"RANKS": "3"}, 3)):
         done = bash("sh/baseline/DM.sh", gpus, "miniUCF101", "30", "1", DRY_RUN="1", DIST="torchrun", **env)

@@ -92,12 +92,9 @@ def test_signals_that_end_jobs_save_the_iteration_and_stop(script, number, tmp_p
         return log(self, iteration, *args, **kwargs)
 
     monkeypatch.setattr(Run, "log", send)
-    before = signal.signal(number, signal.SIG_DFL)      # whatever the tests themselves were started with
-    try:
-        with pytest.raises(KeyboardInterrupt, match="Iteration 2 is saved in .*--resume"):
-            script("DM", "x", save_it=100)
-    finally:
-        signal.signal(number, before)
+    signal.signal(number, signal.SIG_DFL)       # whatever the tests themselves were started with
+    with pytest.raises(KeyboardInterrupt, match="Iteration 2 is saved in .*--resume"):
+        script("DM", "x", save_it=100)
     assert content(script("DM", "x", "--resume")) == wanted
 
 
