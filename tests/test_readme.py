@@ -226,6 +226,21 @@ def test_the_speed_table_is_that_of_its_file():
     assert set(tables("cpu.jsonl")) == {speed_table(cpu_lines())}
 
 
+def test_the_costs_of_frepo_key_frames_and_stores_are_those_of_the_file():
+    pixels, s2d = benchmark(cpu_lines(), "frepo_step")
+    frames, = benchmark(cpu_lines(), "keyframes_step")
+    through, opened = benchmark(cpu_lines(), "store_step")
+    costs = [row["ours_seconds"] / row["dm_seconds"] for row in (pixels, s2d)]
+    for shown in (f"costs {costs[0]:.2f} (pixels) and {costs[1]:.2f} (static + dynamic) times as much as one of DM, "
+                  f"and is {pixels['ours_ratio']:.1f} and {s2d['ours_ratio']:.1f} times",
+                  f"takes {1 / frames['ours_ratio']:.2f} times as long on key frames as on whole clips, and "
+                  f"{1 / frames['growing_ratio']:.2f} times on sets that grow",
+                  f"takes {1 / through['h264_ratio']:.2f} times as long as without, and through AV1 "
+                  f"{1 / through['av1_ratio']:.2f} times",
+                  f"opens in {opened['ours_seconds']:.1f} s, twice as fast"):
+        assert shown in " ".join(TEXT.split()), shown
+
+
 def test_the_missed_targets_are_those_of_the_speed_table():
     lines = cpu_lines()
     eight = benchmark(lines, "dm_step", real_per_class=8, precision="bf16")
