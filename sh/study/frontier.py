@@ -20,14 +20,13 @@ import study
 
 CLIPS = {"MotionDigits": 54, "AppearanceDigits": 54, "GameClips": 72}       # of a class, for training
 # rows of methods.py that select real clips -> store -> clips a class; more than a data set has are all of them
-FEW, MANY = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16), (24, 32, 48, 10_000)
-SELECTED = {"random": {"zip": (1, 2, 4, 8, 16, 32, 10_000), "h264:30": (*FEW, *MANY), "h264:40": (*FEW, *MANY)},
-            "random_soft": {"h264:30": FEW, "h264:40": FEW},
-            "herding": {"zip": (1, 4, 16), "h264:36": (1, 4, 16)}}
-DISTILLED = ("DM_experts", "FRePo", "S2D-DM", "S2D-MTT")
+DOUBLED = (1, 2, 4, 8, 16)
+SELECTED = {"random": {"zip": (1, 4, 16, 10_000), "h264:30": (*DOUBLED, 32, 10_000),
+                       "h264:40": (1, 2, 3, 4, 6, 8, 12, 16, 32, 10_000)},
+            "random_soft": {"h264:40": DOUBLED}, "herding": {"h264:40": DOUBLED}}
+DISTILLED = ("FRePo", "S2D-DM", "S2D-MTT", "S2D-MTT_two")
 LABELLED = ("labels_FRePo",)        # real clips, of which only the labels are learned
-AFTER = ("uint8", "webp:20", "h264:30", "h264:36", "h264:40")
-THROUGH = ("h264:30", "h264:36", "h264:40")
+CODED = ("h264:30", "h264:36", "h264:40")
 
 
 class Point(NamedTuple):
@@ -92,7 +91,7 @@ def distil(args, chosen):
         return methods.command(args, name, f"{chosen.get(name, '')}{more}", chosen, seed)
 
     rows = [(name, store) for name in (*DISTILLED, *LABELLED)
-            for store in ("float32", *(THROUGH if name in DISTILLED else ()))]
+            for store in ("float32", *(CODED if name in DISTILLED else ()))]
     jobs = [(f"{name} {store}, seed {seed}", command(
         name, seed, "" if store == "float32" else f" --store {store} --through_store"))
         for name, store in rows for seed in study.SEEDS]
@@ -101,7 +100,7 @@ def distil(args, chosen):
 
     exact = {point.name: point.results for point in learned if point.store == "float32" and not (
         not args.dry_run and point.diverged)}
-    rows, jobs = [(name, store) for name in exact for store in AFTER], []
+    rows, jobs = [(name, store) for name in exact for store in CODED], []
     for name, store in rows:
         for number, seed in enumerate(study.SEEDS):
             words = ["evaluate.py", "--restore", store, *study.data_flags(args), *study.scored(1)]
