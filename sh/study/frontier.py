@@ -67,22 +67,24 @@ def main():
         sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash sh/study/methods.sh "
                  f"{args.dataset} 1 --search first")
     methods.make_experts(args)
-    points = [*select(args, chosen), *distil(args, chosen)]
+    real, full = select(args, chosen)
+    points = [*real, *distil(args, chosen)]
     if not args.dry_run:
-        full, = study.run_all(args, [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))])
         show(args, points, full)
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
 def select(args, chosen):
-    """Real clips, selected and compressed."""
+    """Real clips, selected and compressed, and the result of all of them as they are."""
     rows = [(name, store, count) for name, stores in SELECTED.items() for store, counts in stores.items()
             for count in dict.fromkeys(min(count, CLIPS[args.dataset]) for count in counts)]
-    jobs = [(f"{name} {count} {store}, seed {seed}", methods.command(
+    jobs = [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))]
+    jobs += [(f"{name} {count} {store}, seed {seed}", methods.command(
         argparse.Namespace(**vars(args) | {"clips": count}), name, f"{chosen.get(name, '')} --store {store}", chosen,
         seed)) for name, store, count in rows for seed in study.SEEDS]
-    return points_of([(name, methods.ROWS[name].title, store) for name, store, _ in rows], study.run_all(args, jobs))
+    full, *results = study.run_all(args, jobs)
+    return points_of([(name, methods.ROWS[name].title, store) for name, store, _ in rows], results), full
 
 
 def distil(args, chosen):
