@@ -172,23 +172,24 @@ def draw(path, title, points, full):
     from matplotlib.figure import Figure
     figure = Figure(figsize=(13, 5.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    markers, lines = dict(zip(DISTILLED, "osDP", strict=True)), {}
-    for point in points:        # of real clips one line for each store
-        lines.setdefault((point.name, point.title, point.store if point.real else ""), []).append(point)
-    colours = dict.fromkeys((name, store) for name, _, store in lines)
-    for number, key in enumerate(colours):
-        colours[key] = colormaps["tab20"](2 * number % 20 + number // 10)
-    for (name, label, store), line in lines.items():
+    marks = dict(zip((*DISTILLED, *LABELLED), "osDP^", strict=True))
+    lines, colours = {}, {}
+    for point in points:        # of selected clips one line for each store, of what is learned one over its stores
+        learned = point.name in marks
+        lines.setdefault((point.title, point.store == "float32" if learned else point.store), []).append(point)
+        colours.setdefault((point.name, "" if learned else point.store), colormaps["tab10"](len(colours) % 10))
+    for (label, store), line in lines.items():
+        name, mark, through = line[0].name, marks.get(line[0].name), "through" in label
         for axes, x_of in ((left, lambda point: point.bytes), (right, lambda point: point.clips)):
             x, y, error = zip(*sorted((x_of(point), mean(point.top1), study.standard_error(point.top1))
                                       for point in line), strict=True)
-            axes.errorbar(x, y, error, marker=markers.get(name, "."), linestyle="-" if store else "", linewidth=1,
-                          markersize=5, capsize=2, label=f"{label}, {store}" if store else label,
-                          color=colours[name, store], alpha=0.7 if store else 1,
-                          markerfacecolor="none" if "through" in label else None)
-        for point in () if store else line:
-            left.annotate(point.store, (point.bytes, mean(point.top1)), xytext=(3, 3), textcoords="offset points",
-                          fontsize=5)
+            axes.errorbar(x, y, error, marker=mark or ".", linestyle="--" if mark and not through else "-", linewidth=1,
+                          capsize=2, markersize=5, color=colours[name, "" if mark else store], alpha=0.8,
+                          markerfacecolor="none" if through else None,
+                          label=f"{label}, {store}" if not mark else "_" if store else label)
+        if mark and store:
+            left.annotate("float32", (line[0].bytes, mean(line[0].top1)), xytext=(4, 4),
+                          textcoords="offset points", fontsize=6)
     largest = max((point for point in points if point.name == "random"), key=lambda point: point.clips).clips
     for point in points:        # the whole training split, in each store
         if point.name == "random" and point.clips == largest:
@@ -200,9 +201,9 @@ def draw(path, title, points, full):
         axes.grid(alpha=0.25)
         axes.set_xscale("log")
         axes.spines[["top", "right"]].set_visible(False)
-    left.set(xlabel="bytes of the set (without the header of its file)", ylabel="top-1 on real test clips (%)",
-             title=title)
-    right.set(xlabel="clips a class", title="dotted: all real clips")
+    left.set(xlabel=f"bytes of the set, without the header of its file; learned: {', '.join(reversed(CODED))}",
+             ylabel="top-1 on real test clips (%)", title=title)
+    right.set(xlabel="clips a class", title="dotted: all real clips as they are")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
     figure.savefig(path)
 
