@@ -160,10 +160,25 @@ def show(args, points, full):
     tried = sum(not point.real for point in whole)
     print(f"\nAhead of real clips at the same bytes by more than two standard errors: {len(ahead)} of {tried} points"
           + "".join(f"\n- {line}" for line in ahead))
+    show_through(whole)
     study.save_table(args, "frontier", [r for point in whole for r in point.results])
     file = study.out_folder(args) / args.dataset / "frontier.png"
     draw(file, f"{args.dataset}: ahead of real clips at {len(ahead)} of {tried} points of distilled sets", whole, full)
     print(f"figure: {file}", file=sys.stderr)
+
+
+def show_through(points):
+    """What learning through a store brings over storing afterwards in it, seed by seed."""
+    coded = {(point.title, point.store): point for point in points}
+    print("\nLearned through its store, over stored afterwards:\n\n| set | " + " | ".join(CODED) + " |\n"
+          + "| --- " * (1 + len(CODED)) + "|")
+    for title in (methods.ROWS[name].title for name in DISTILLED):
+        cells = []
+        for store in CODED:
+            pair = coded.get((f"{title}, through its store", store)), coded.get((title, store))
+            cells.append(study.plus_minus([a - b for a, b in zip(*(point.top1 for point in pair), strict=True)])
+                         if all(pair) else "")
+        print(f"| {title} | {' | '.join(cells)} |")
 
 
 def draw(path, title, points, full):
