@@ -32,7 +32,7 @@ if [ $# -gt 0 ]; then
     bench mtt_step.py "$@" --steps 2 5 10
 else
     bench mtt_step.py --threads 1
-    bench mtt_step.py --steps 10
+    bench mtt_step.py --threads 2 --steps 10
 fi
 if [[ " $* " == *" --device cuda "* ]]; then
     bench mtt_step.py "$@" --size ConvNet3D,50,16,112,1,5 --batch 128 --steps 5     # MTT+S2D at 5 clips a class, as published

@@ -3,8 +3,8 @@ were distilled, each in several stores. Called by frontier.sh.
 
     frontier.py DATASET [--out FOLDER] [--data_path FOLDER]
 
-All rows are those of methods.py, with the settings that its search chose at one clip a class, in the same folder of
-runs. A distilled set is stored after it was learned, or learned through its store. "Over real clips" is the difference,
+All rows are those of methods.py, with the settings that its search chose at one clip a class, and for three or more
+real clips of each at five, in the same folder of runs. A distilled set is stored after it was learned, or learned through its store. "Over real clips" is the difference,
 seed by seed, from the best real clips at the same bytes: selected at random or by herding, with class labels, a
 teacher's or learned ones, in whichever store. Between two numbers of clips their accuracy is interpolated, on a
 logarithmic axis of bytes; the best is chosen by its mean on the test clips, to the advantage of real clips.
@@ -61,28 +61,35 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     study.add_args(parser, CLIPS)
     args = argparse.Namespace(**vars(parser.parse_args()), clips=1, search=False)       # as methods.py has them
-    chosen = methods.read_chosen(methods.chosen_file(args))
-    names = {*SELECTED, *DISTILLED, *LABELLED}
-    if not args.dry_run and (missing := set().union(*map(methods.needs, names)) - chosen.keys()):
-        sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash sh/study/methods.sh "
-                 f"{args.dataset} 1 --search first")
+    chosen = {}
+    for clips, names in (1, (*SELECTED, *DISTILLED, *LABELLED)), (5, SELECTED):
+        chosen[clips] = methods.read_chosen(methods.chosen_file(of_clips(args, clips)))
+        if not args.dry_run and (missing := set().union(*map(methods.needs, names)) - chosen[clips].keys()):
+            sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash sh/study/methods.sh "
+                     f"{args.dataset} {clips} --search first")
     methods.make_experts(args)
     real, full = select(args, chosen)
-    points = [*real, *distil(args, chosen)]
+    points = [*real, *distil(args, chosen[1])]
     if not args.dry_run:
         show(args, points, full)
 
 
 # ---- runs ---------------------------------------------------------------------------------------------------------
 
+def of_clips(args, clips):
+    return argparse.Namespace(**vars(args) | {"clips": clips})
+
+
 def select(args, chosen):
-    """Real clips, selected and compressed, and the result of all of them as they are."""
+    """Real clips, selected and compressed, and the result of all of them as they are. chosen: the settings of one clip
+    a class, and those of five, which are used from three on."""
     rows = [(name, store, count) for name, stores in SELECTED.items() for store, counts in stores.items()
             for count in dict.fromkeys(min(count, CLIPS[args.dataset]) for count in counts)]
     jobs = [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))]
-    jobs += [(f"{name} {count} {store}, seed {seed}", methods.command(
-        argparse.Namespace(**vars(args) | {"clips": count}), name, f"{chosen.get(name, '')} --store {store}", chosen,
-        seed)) for name, store, count in rows for seed in study.SEEDS]
+    for name, store, count in rows:
+        settings = chosen[5 if count > 2 else 1]
+        jobs += [(f"{name} {count} {store}, seed {seed}", methods.command(of_clips(args, count), name, (
+            f"{settings.get(name, '')} --store {store}"), settings, seed)) for seed in study.SEEDS]
     full, *results = study.run_all(args, jobs)
     return points_of([(name, methods.ROWS[name].title, store) for name, store, _ in rows], results), full
 
