@@ -4,10 +4,11 @@ were distilled, each in several stores. Called by frontier.sh.
     frontier.py DATASET [--out FOLDER] [--data_path FOLDER]
 
 All rows are those of methods.py, with the settings that its search chose at one clip a class, and for three or more
-real clips of each at five, in the same folder of runs. A distilled set is stored after it was learned, or learned through its store. "Over real clips" is the difference,
-seed by seed, from the best real clips at the same bytes: selected at random or by herding, with class labels, a
-teacher's or learned ones, in whichever store. Between two numbers of clips their accuracy is interpolated, on a
-logarithmic axis of bytes; the best is chosen by its mean on the test clips, to the advantage of real clips.
+real clips of each at five, in the same folder of runs. A distilled set is stored after it was learned, or learned
+through its store. "Over real clips" is the difference, seed by seed, from the best real clips at the same bytes:
+selected at random or by herding, with class labels, a teacher's or learned ones, in whichever store. Between two
+numbers of clips their accuracy is interpolated, on a logarithmic axis of bytes; the best is chosen by its mean on the
+test clips, to the advantage of real clips.
 """
 import argparse
 import sys
@@ -65,8 +66,8 @@ def main():
     for clips, names in (1, (*SELECTED, *DISTILLED, *LABELLED)), (5, SELECTED):
         chosen[clips] = methods.read_chosen(methods.chosen_file(of_clips(args, clips)))
         if not args.dry_run and (missing := set().union(*map(methods.needs, names)) - chosen[clips].keys()):
-            sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash sh/study/methods.sh "
-                     f"{args.dataset} {clips} --search first")
+            sys.exit(f"error: no settings are chosen yet for {', '.join(sorted(missing))}: run bash "
+                     f"sh/study/methods.sh {args.dataset} {clips} --search first")
     methods.make_experts(args)
     real, full = select(args, chosen)
     points = [*real, *distil(args, chosen[1])]
