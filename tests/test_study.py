@@ -2,6 +2,7 @@
 import json
 import math
 import shlex
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -155,6 +156,9 @@ def test_a_frontier_without_chosen_settings_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "run_all", lambda *args: pytest.fail("something was run"))
     monkeypatch.setattr(sys, "argv", ["frontier.py", "GameClips", "--out", str(tmp_path)])
     with pytest.raises(SystemExit, match="no settings are chosen yet for FRePo, S2D-DM"):
+        frontier.main()
+    shutil.copy(study.ROOT / "sh" / "study" / "chosen" / "GameClips_1.json", tmp_path)
+    with pytest.raises(SystemExit, match="chosen yet for random, random_soft: run .* GameClips 5 --search"):
         frontier.main()
 
 

@@ -4,8 +4,9 @@
 #   sbatch --nodes 2 --gpus-per-node 4 sh/cluster/slurm.sh distill_s2d_DM.py --dataset Kinetics400 --vpc 1 --spc 2 --dpc 2 ...
 #
 # Two minutes before its time ends, or when it is preempted, the job saves, and is queued again; it then goes on where it
-# was, as --resume is always given. Give a node enough CPUs for all of its GPUs. DRY_RUN=1 prints the command of a node in place of running it. What depends on your
-# cluster (partition, account, memory, time, modules) is given to sbatch, or written below.
+# was, as --resume is always given. Give a node enough CPUs for all of its GPUs. DRY_RUN=1 prints the command of a node
+# in place of running it. What depends on your cluster (partition, account, memory, time, modules) is given to sbatch, or
+# written below.
 #SBATCH --job-name=distill
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

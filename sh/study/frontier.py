@@ -197,10 +197,11 @@ def draw(path, title, points, full):
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     marks = dict(zip((*DISTILLED, *LABELLED), "osDP^", strict=True))
     lines, colours = {}, {}
-    for point in points:        # of selected clips one line for each store, of what is learned one over its stores
-        learned = point.name in marks
-        lines.setdefault((point.title, point.store == "float32" if learned else point.store), []).append(point)
-        colours.setdefault((point.name, "" if learned else point.store), colormaps["tab10"](len(colours) % 10))
+    for point in points:        # of selected clips a line for each store; what is learned, a line over its coded stores
+        store = "" if point.name in marks and point.store in CODED else point.store
+        lines.setdefault((point.title, store), []).append(point)
+        key = point.name, "" if point.name in marks else store
+        colours.setdefault(key, colormaps["tab10"](len(colours) % 10))
     for (label, store), line in lines.items():
         name, mark, through = line[0].name, marks.get(line[0].name), "through" in label
         for axes, x_of in ((left, lambda point: point.bytes), (right, lambda point: point.clips)):
@@ -209,9 +210,9 @@ def draw(path, title, points, full):
             axes.errorbar(x, y, error, marker=mark or ".", linestyle="--" if mark and not through else "-", linewidth=1,
                           capsize=2, markersize=5, color=colours[name, "" if mark else store], alpha=0.8,
                           markerfacecolor="none" if through else None,
-                          label=f"{label}, {store}" if not mark else "_" if store else label)
+                          label=f"{label}, {store}" if not mark else "_" if store else label)   # "_": not listed
         if mark and store:
-            left.annotate("float32", (line[0].bytes, mean(line[0].top1)), xytext=(4, 4),
+            left.annotate(store, (line[0].bytes, mean(line[0].top1)), xytext=(4, 4),
                           textcoords="offset points", fontsize=6)
     largest = max((point for point in points if point.name == "random"), key=lambda point: point.clips).clips
     for point in points:        # the whole training split, in each store
