@@ -171,7 +171,8 @@ def show(args, points, full):
     show_through(whole)
     study.save_table(args, "frontier", [r for point in whole for r in point.results])
     file = study.out_folder(args) / args.dataset / "frontier.png"
-    draw(file, f"{args.dataset}: ahead of real clips at {len(ahead)} of {tried} points of distilled sets", whole, full)
+    draw(file, f"{args.dataset}: distilled sets ahead of real clips of the same bytes: {len(ahead)} of {tried}",
+         whole, full)
     print(f"figure: {file}", file=sys.stderr)
 
 
@@ -227,6 +228,7 @@ def draw(path, title, points, full):
         axes.spines[["top", "right"]].set_visible(False)
     left.set(xlabel=f"bytes of the set, without the header of its file; learned: {', '.join(reversed(CODED))}",
              ylabel="top-1 on real test clips (%)", title=title)
+    right.xaxis.set_major_formatter("{x:g}")
     right.set(xlabel="clips a class", title="dotted: all real clips as they are")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
     figure.savefig(path)
