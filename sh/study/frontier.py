@@ -25,7 +25,7 @@ DOUBLED = (1, 2, 4, 8, 16)
 SELECTED = {"random": {"zip": (1, 4, 16, 10_000), "h264:30": (*DOUBLED, 32, 10_000),
                        "h264:40": (1, 2, 3, 4, 6, 8, 12, 16, 32, 10_000)},
             "random_soft": {"h264:40": DOUBLED}, "herding": {"h264:40": DOUBLED}}
-DISTILLED = ("FRePo", "S2D-DM", "S2D-MTT", "S2D-MTT_two")
+DISTILLED = ("FRePo", "DM_experts", "S2D-DM", "S2D-MTT", "S2D-MTT_two")
 LABELLED = ("labels_FRePo",)        # real clips, of which only the labels are learned
 CODED = ("h264:30", "h264:36", "h264:40")
 
@@ -196,13 +196,13 @@ def draw(path, title, points, full):
     from matplotlib.figure import Figure
     figure = Figure(figsize=(13, 5.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    marks = dict(zip((*DISTILLED, *LABELLED), "osDP^", strict=True))
+    marks = dict(zip((*DISTILLED, *LABELLED), "ovsDP^", strict=True))
     lines, colours = {}, {}
     for point in points:        # of selected clips a line for each store; what is learned, a line over its coded stores
         store = "" if point.name in marks and point.store in CODED else point.store
         lines.setdefault((point.title, store), []).append(point)
         key = point.name, "" if point.name in marks else store
-        colours.setdefault(key, colormaps["tab10"](len(colours) % 10))
+        colours.setdefault(key, colormaps["tab20"]((2 * len(colours) + len(colours) // 10) % 20))
     for (label, store), line in lines.items():
         name, mark, through = line[0].name, marks.get(line[0].name), "through" in label
         for axes, x_of in ((left, lambda point: point.bytes), (right, lambda point: point.clips)):
