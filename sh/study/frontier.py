@@ -25,7 +25,7 @@ DOUBLED = (1, 2, 4, 8, 16)
 SELECTED = {"random": {"zip": (1, 4, 16, 10_000), "h264:30": (*DOUBLED, 32, 10_000),
                        "h264:40": (1, 2, 3, 4, 6, 8, 12, 16, 32, 10_000)},
             "random_soft": {"h264:40": DOUBLED}, "herding": {"h264:40": DOUBLED}}
-DISTILLED = ("FRePo", "DM_experts", "S2D-DM", "S2D-MTT", "S2D-MTT_two")
+DISTILLED = ("FRePo", "DM_experts", "S2D-DM", "S2D-MTT")             # one of each way of learning
 LABELLED = ("labels_FRePo",)        # real clips, of which only the labels are learned
 CODED = ("h264:30", "h264:36", "h264:40")
 
@@ -131,8 +131,8 @@ def points_of(rows, results):
 # ---- table and figure ---------------------------------------------------------------------------------------------
 
 def over_real(point, points):
-    """What a point is ahead of the best real clips at its bytes: (by seed, what these are), or None where no real clips
-    take so few."""
+    """What a point is ahead of the best of real clips at its bytes: (by seed, what these are), or None where none take
+    so few. points: the real clips, and others, which do not count."""
     lines = {}
     for other in points:
         if other.real:
@@ -150,29 +150,40 @@ def over_real(point, points):
     return [mine - theirs for mine, theirs in zip(point.top1, best, strict=True)], what
 
 
+def ahead_of(points, others):
+    """The points of distilled sets that are ahead of the best of others at their bytes by more than two standard
+    errors, and by what."""
+    found = []
+    for point in points:
+        gain, _ = (not point.real and over_real(point, others)) or (None, "")
+        if gain and mean(gain) > 2 * study.standard_error(gain):
+            found.append(f"- {point.title}, {point.store}: {study.plus_minus(gain)}")
+    return found
+
+
 def show(args, points, full):
     print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, study.SEEDS))}, 3 networks each, "
           f"{study.STEPS} steps each; all real clips (100 epochs) {100 * full['top1_mean']:.1f} %**\n\n| set | store "
           "| clips a class | bytes | top-1 % | over real clips at these bytes | which are |\n" + "| --- " * 7 + "|")
-    whole, ahead = [point for point in points if not point.diverged], []
+    whole = [point for point in points if not point.diverged]
     for point in points:
         if point.diverged:
             print(f"| {point.title} | {point.store} |  |  | diverged in {point.diverged} of {len(point.results)} runs "
                   "|  |  |")
             continue
         gain, what = ("", "") if point.real else over_real(point, whole) or ("", "none takes so few")
-        if gain and mean(gain) > 2 * study.standard_error(gain):
-            ahead.append(f"{point.title}, {point.store}: {study.plus_minus(gain)}")
         print(f"| {point.title} | {point.store} | {point.clips} | {point.bytes:,.0f} | {study.plus_minus(point.top1)} "
               f"| {study.plus_minus(gain) if gain else ''} | {what} |")
     tried = sum(not point.real for point in whole)
-    print(f"\nAhead of real clips at the same bytes by more than two standard errors: {len(ahead)} of {tried} points"
-          + "".join(f"\n- {line}" for line in ahead))
+    best, random = ahead_of(whole, whole), ahead_of(whole, [point for point in whole if point.name == "random"])
+    for what, lines in ("the best real clips", best), ("random clips with class labels", random):
+        print(f"\nAhead of {what} at the same bytes by more than two standard errors: {len(lines)} of {tried} points",
+              *lines, sep="\n")
     show_through(whole)
     study.save_table(args, "frontier", [r for point in whole for r in point.results])
     file = study.out_folder(args) / args.dataset / "frontier.png"
-    draw(file, f"{args.dataset}: distilled sets ahead of real clips of the same bytes: {len(ahead)} of {tried}",
-         whole, full)
+    draw(file, f"{args.dataset}: of {tried} points of distilled sets, ahead at the same bytes\nof the best real clips "
+         f"{len(best)}, of random clips {len(random)}", whole, full)
     print(f"figure: {file}", file=sys.stderr)
 
 
@@ -196,13 +207,13 @@ def draw(path, title, points, full):
     from matplotlib.figure import Figure
     figure = Figure(figsize=(13, 5.5), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    marks = dict(zip((*DISTILLED, *LABELLED), "ovsDP^", strict=True))
+    marks = dict(zip((*DISTILLED, *LABELLED), "ovsD^", strict=True))
     lines, colours = {}, {}
     for point in points:        # of selected clips a line for each store; what is learned, a line over its coded stores
         store = "" if point.name in marks and point.store in CODED else point.store
         lines.setdefault((point.title, store), []).append(point)
         key = point.name, "" if point.name in marks else store
-        colours.setdefault(key, colormaps["tab20"]((2 * len(colours) + len(colours) // 10) % 20))
+        colours.setdefault(key, colormaps["tab10"](len(colours)))
     for (label, store), line in lines.items():
         name, mark, through = line[0].name, marks.get(line[0].name), "through" in label
         for axes, x_of in ((left, lambda point: point.bytes), (right, lambda point: point.clips)):
