@@ -107,9 +107,10 @@ def test_every_run_of_a_frontier_parses_and_has_a_name_of_its_own(parse):
                              + len(frontier.LABELLED) * (1 + len(frontier.CODED)))
 
 
-def test_a_frontier_compares_with_the_best_real_clips_at_the_same_bytes(tmp_path, monkeypatch, capsys):
-    """On results that are made up: a random clip of each class takes 100 bytes in h264 and 1000 in zip; every doubling
-    brings 10 points, from 10; a teacher's labels 5 more, for 40 bytes."""
+@pytest.fixture
+def frontier_of(tmp_path, monkeypatch, capsys):
+    """What a frontier of MotionDigits prints, on results that are made up: a random clip of each class takes 100 bytes
+    in h264 and 1000 in zip; every doubling brings 10 points, from 10; a teacher's labels 5 more, for 40 bytes."""
     def run_all(args, jobs):
         results = []
         for _, words in jobs:
@@ -129,12 +130,19 @@ def test_a_frontier_compares_with_the_best_real_clips_at_the_same_bytes(tmp_path
             results.append(result)
         return results
 
+    def print_frontier(*flags):
+        monkeypatch.setattr(sys, "argv", ["frontier.py", "MotionDigits", "--out", str(tmp_path), *flags])
+        frontier.main()
+        return capsys.readouterr().out
+
     monkeypatch.setattr(study, "run_all", run_all)
     monkeypatch.setattr(methods, "make_experts", lambda args: None)
-    monkeypatch.setattr(sys, "argv", ["frontier.py", "MotionDigits", "--out", str(tmp_path)])
     (tmp_path / "MotionDigits").mkdir()
-    frontier.main()
-    out = capsys.readouterr().out
+    return print_frontier
+
+
+def test_a_frontier_compares_with_the_best_real_clips_at_the_same_bytes(tmp_path, frontier_of):
+    out = frontier_of()
     # half-way from 2 to 4 clips: 25 points; with a teacher's labels, between 240 and 440 bytes, more
     row, = [line for line in out.splitlines() if line.startswith("| FRePo, through its store | h264:30 |")]
     share = math.log(282.8427 / 240) / math.log(440 / 240)
@@ -152,6 +160,19 @@ def test_a_frontier_compares_with_the_best_real_clips_at_the_same_bytes(tmp_path
     assert "| FRePo | 30.0 ± 0.0 | 30.0 ± 0.0 | 30.0 ± 0.0 |\n" in out
     assert "| MTT+S2D | 0.0 ± 0.0 |  | 0.0 ± 0.0 |\n" in out       # h264:30, :36, :40
     assert (tmp_path / "MotionDigits" / "frontier.png").stat().st_size > 10_000
+
+
+def test_a_part_of_a_frontier_shows_what_its_real_clips_can_be_compared_with(tmp_path, frontier_of):
+    out = frontier_of("--seeds", "20", "21", "--rows", "FRePo", "--stores", "h264:30", "h264:36", "--most", "2")
+    assert "seeds 20, 21," in out and "| random | h264:40 | 2 |" in out and "| random | h264:40 | 3 |" not in out
+    # h264:30 takes 283 bytes, and two random clips of each class 200: nothing is left to compare with
+    assert "| FRePo, through" not in out and "| FRePo | h264" not in out and "DM" not in out
+    assert out.count("0 of 0 points") == 2
+    out = frontier_of("--seeds", "20", "21", "--rows", "FRePo", "--stores", "h264:30", "h264:36", "--most", "4")
+    assert "| FRePo, through its store | h264:30 |" in out and "| FRePo | float32 |" not in out
+    assert {path.name for path in (tmp_path / "MotionDigits").iterdir()} == {"frontier_part.json", "frontier_part.png"}
+    with pytest.raises(SystemExit):
+        frontier_of("--seeds", "20", "20")
 
 
 def test_a_frontier_without_chosen_settings_runs_nothing(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 were distilled, each in several stores. Called by frontier.sh.
 
     frontier.py DATASET [--out FOLDER] [--data_path FOLDER]
+    frontier.py DATASET --seeds 20 21 22 --rows FRePo --stores h264:36 --most 4
+        a part of it, on other seeds: table and figure are frontier_part.json and .png
 
 All rows are those of methods.py, with the settings that its search chose at one clip a class, and for three or more
 real clips of each at five, in the same folder of runs. A distilled set is stored after it was learned, or learned
@@ -18,6 +20,8 @@ from typing import NamedTuple
 import methods
 import numpy as np
 import study
+
+from distill_utils.args import positive
 
 CLIPS = {"MotionDigits": 54, "AppearanceDigits": 54, "GameClips": 72}       # of a class, for training
 # rows of methods.py that select real clips -> store -> clips a class; more than a data set has are all of them
@@ -61,7 +65,17 @@ class Point(NamedTuple):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     study.add_args(parser, CLIPS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=study.SEEDS, help="at least two; if not given, those "
+                        "of all tables")
+    parser.add_argument("--rows", nargs="+", choices=DISTILLED, default=DISTILLED, help="distilled sets; if not given, "
+                        "all")
+    parser.add_argument("--stores", nargs="+", choices=CODED, default=CODED, help="of distilled sets; if not given, "
+                        "all")
+    parser.add_argument("--most", type=positive, default=10_000, metavar="N", help="real clips a class; if not given, "
+                        "all that there are")
     args = argparse.Namespace(**vars(parser.parse_args()), clips=1, search=False)       # as methods.py has them
+    if len(set(args.seeds)) < 2 or len(set(args.seeds)) < len(args.seeds):
+        parser.error("--seeds needs two or more that differ: without them there is no standard error")
     chosen = {}
     for clips, names in (1, (*SELECTED, *DISTILLED, *LABELLED)), (5, SELECTED):
         chosen[clips] = methods.read_chosen(methods.chosen_file(of_clips(args, clips)))
@@ -85,14 +99,14 @@ def select(args, chosen):
     """Real clips, selected and compressed, and the result of all of them as they are. chosen: the settings of one clip
     a class, and those of five, which are used from three on."""
     rows = [(name, store, count) for name, stores in SELECTED.items() for store, counts in stores.items()
-            for count in dict.fromkeys(min(count, CLIPS[args.dataset]) for count in counts)]
+            for count in dict.fromkeys(min(count, CLIPS[args.dataset]) for count in counts) if count <= args.most]
     jobs = [("all real clips", methods.command(args, "full", "", {}, study.SEEDS[0]))]
     for name, store, count in rows:
         settings = chosen[5 if count > 2 else 1]
         jobs += [(f"{name} {count} {store}, seed {seed}", methods.command(of_clips(args, count), name, (
-            f"{settings.get(name, '')} --store {store}"), settings, seed)) for seed in study.SEEDS]
+            f"{settings.get(name, '')} --store {store}"), settings, seed)) for seed in args.seeds]
     full, *results = study.run_all(args, jobs)
-    return points_of([(name, methods.ROWS[name].title, store) for name, store, _ in rows], results), full
+    return points_of(args, [(name, methods.ROWS[name].title, store) for name, store, _ in rows], results), full
 
 
 def distil(args, chosen):
@@ -100,31 +114,32 @@ def distil(args, chosen):
     def command(name, seed, more=""):
         return methods.command(args, name, f"{chosen.get(name, '')}{more}", chosen, seed)
 
-    rows = [(name, store) for name in (*DISTILLED, *LABELLED)
-            for store in ("float32", *(CODED if name in DISTILLED else ()))]
+    rows = [(name, store) for name in (*args.rows, *LABELLED)
+            for store in ("float32", *(args.stores if name in DISTILLED else ()))]
     jobs = [(f"{name} {store}, seed {seed}", command(
         name, seed, "" if store == "float32" else f" --store {store} --through_store"))
-        for name, store in rows for seed in study.SEEDS]
-    learned = points_of([(name, methods.ROWS[name].title + (", through its store" if store != "float32" else ""), store)
-                         for name, store in rows], study.run_all(args, jobs))
+        for name, store in rows for seed in args.seeds]
+    learned = points_of(args, [
+        (name, methods.ROWS[name].title + (", through its store" if store != "float32" else ""), store)
+        for name, store in rows], study.run_all(args, jobs))
 
     exact = {point.name: point.results for point in learned if point.store == "float32" and not (
         not args.dry_run and point.diverged)}
-    rows, jobs = [(name, store) for name in exact for store in CODED], []
+    rows, jobs = [(name, store) for name in exact for store in args.stores], []
     for name, store in rows:
-        for number, seed in enumerate(study.SEEDS):
+        for number, seed in enumerate(args.seeds):
             words = ["evaluate.py", "--restore", store, *study.data_flags(args), *study.scored(1)]
             run = command(name, seed)
             file = "SET" if args.dry_run else exact[name][number]["synset"]
             jobs.append((f"{name} in {store}, seed {seed}", study.named(
                 args, words, f"frontier_{name}", seed, run[run.index("--name") + 1], extra=["--synset", file])))
-    return learned + points_of([(name, methods.ROWS[name].title, store) for name, store in rows],
+    return learned + points_of(args, [(name, methods.ROWS[name].title, store) for name, store in rows],
                                study.run_all(args, jobs))
 
 
-def points_of(rows, results):
+def points_of(args, rows, results):
     """A Point for each row (name, title, store), of the results of its seeds."""
-    n = len(study.SEEDS)
+    n = len(args.seeds)
     return [Point(*row, results[i * n:i * n + n]) for i, row in enumerate(rows)]
 
 
@@ -162,7 +177,14 @@ def ahead_of(points, others):
 
 
 def show(args, points, full):
-    print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, study.SEEDS))}, 3 networks each, "
+    if args.most < CLIPS[args.dataset]:     # a set of more bytes than these real clips is not compared, and not shown
+        lines = {}
+        for point in points:
+            if point.name in SELECTED:
+                lines.setdefault((point.name, point.store), []).append(point.bytes)
+        points = [point for point in points if point.real or point.diverged or point.bytes <= min(
+            map(max, lines.values()))]
+    print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, args.seeds))}, 3 networks each, "
           f"{study.STEPS} steps each; all real clips (100 epochs) {100 * full['top1_mean']:.1f} %**\n\n| set | store "
           "| clips a class | bytes | top-1 % | over real clips at these bytes | which are |\n" + "| --- " * 7 + "|")
     whole = [point for point in points if not point.diverged]
@@ -179,30 +201,33 @@ def show(args, points, full):
     for what, lines in ("the best real clips", best), ("random clips with class labels", random):
         print(f"\nAhead of {what} at the same bytes by more than two standard errors: {len(lines)} of {tried} points",
               *lines, sep="\n")
-    show_through(whole)
-    study.save_table(args, "frontier", [r for point in whole for r in point.results])
-    file = study.out_folder(args) / args.dataset / "frontier.png"
+    show_through(args, whole)
+    all_of = tuple(args.seeds), tuple(args.rows), tuple(args.stores), args.most >= CLIPS[args.dataset]
+    name = "frontier" if all_of == (study.SEEDS, DISTILLED, CODED, True) else "frontier_part"
+    study.save_table(args, name, [r for point in whole for r in point.results])
+    file = study.out_folder(args) / args.dataset / f"{name}.png"
     draw(file, f"{args.dataset}: of {tried} points of distilled sets, ahead at the same bytes\nof the best real clips "
-         f"{len(best)}, of random clips {len(random)}", whole, full)
+         f"{len(best)}, of random clips {len(random)}", whole, full, CLIPS[args.dataset])
     print(f"figure: {file}", file=sys.stderr)
 
 
-def show_through(points):
+def show_through(args, points):
     """What learning through a store brings over storing afterwards in it, seed by seed."""
     coded = {(point.title, point.store): point for point in points}
-    print("\nLearned through its store, over stored afterwards:\n\n| set | " + " | ".join(CODED) + " |\n"
-          + "| --- " * (1 + len(CODED)) + "|")
-    for title in (methods.ROWS[name].title for name in DISTILLED):
+    print("\nLearned through its store, over stored afterwards:\n\n| set | " + " | ".join(args.stores)
+          + " |\n" + "| --- " * (1 + len(args.stores)) + "|")
+    for title in (methods.ROWS[name].title for name in args.rows):
         cells = []
-        for store in CODED:
+        for store in args.stores:
             pair = coded.get((f"{title}, through its store", store)), coded.get((title, store))
             cells.append(study.plus_minus([a - b for a, b in zip(*(point.top1 for point in pair), strict=True)])
                          if all(pair) else "")
         print(f"| {title} | {' | '.join(cells)} |")
 
 
-def draw(path, title, points, full):
-    """Top-1 over bytes (left) and over clips a class (right), with standard errors over seeds."""
+def draw(path, title, points, full, most):
+    """Top-1 over bytes (left) and over clips a class (right), with standard errors over seeds. most: clips of a class
+    of the whole training split."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     figure = Figure(figsize=(13, 5.5), dpi=110, layout="constrained")
@@ -226,9 +251,8 @@ def draw(path, title, points, full):
         if mark and store:
             left.annotate(store, (line[0].bytes, mean(line[0].top1)), xytext=(4, 4),
                           textcoords="offset points", fontsize=6)
-    largest = max((point for point in points if point.name == "random"), key=lambda point: point.clips).clips
     for point in points:        # the whole training split, in each store
-        if point.name == "random" and point.clips == largest:
+        if point.name == "random" and point.clips == most:
             left.axvline(point.bytes, color="grey", linewidth=0.8)
             left.annotate(f"all clips, {point.store}", (point.bytes, 0.02), rotation=90, fontsize=7, ha="right",
                           xycoords=("data", "axes fraction"))
