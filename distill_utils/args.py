@@ -107,12 +107,12 @@ def part(text):
 def byte_count(text):
     number = re.fullmatch(r"([0-9.]+) *([KMG]?)B?", text.upper())
     try:
-        value = float(number[1]) * {"K": 1e3, "M": 1e6, "G": 1e9}.get(number[2], 1)
-    except (TypeError, ValueError):
+        value = int(float(number[1]) * {"K": 1e3, "M": 1e6, "G": 1e9}.get(number[2], 1))
+    except (TypeError, ValueError, OverflowError):
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of bytes, such as 500000, 500kB, 2MB or 1GB")
-    return int(value)
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number of bytes, such as 500000, 500kB, 2MB or 1GB")
+    return value
 
 
 def store(text):

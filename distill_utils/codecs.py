@@ -31,18 +31,18 @@ class Codec(NamedTuple):
 
 def parse_store(text):
     """(codec, quality) of a store such as "jpeg:75". ValueError for what is none, or what this machine has not."""
-    name, _, quality = text.partition(":")
+    name, colon, quality = text.partition(":")
     if name not in CODECS:
         raise ValueError(f"there is no store {text!r}: choose float32, bfloat16, uint8, "
                          + ", ".join(name + (f":{codec.worst}..{codec.best}" if codec.worst is not None else "")
                                      for name, codec in CODECS.items()))
     codec = CODECS[name]
     if codec.worst is None:
-        if quality:
+        if colon:
             raise ValueError(f"the store {name} has no quality: give {name} in place of {text}")
         return codec, None
     low, high = sorted((codec.worst, codec.best))
-    if not (quality.isascii() and quality.isdigit() and low <= int(quality) <= high):
+    if quality not in map(str, range(low, high + 1)):       # one way to write each: no 028
         raise ValueError(f"the store {text!r} needs a quality from {codec.worst} (smallest) to {codec.best} (best), "
                          f"such as {name}:{(low + high) // 2}")
     if codec.encoder:
@@ -101,7 +101,7 @@ def decode(coded, lengths, shape, num_classes, store):
     codec, _ = parse_store(store)
     n, _, channels, height, width = shape
     groups = groupings(shape, num_classes, codec.picture)
-    if len(lengths) not in groups or (lengths < 0).any() or lengths.sum() != len(coded):
+    if len(lengths) not in groups or ((lengths < 0) | (lengths > len(coded))).any() or lengths.sum() != len(coded):
         raise ValueError(f"its {len(lengths)} streams of {len(coded)} bytes are not those of {n} samples")
     ends = lengths.cumsum()
     part_shape = (shape[0] * shape[1] // len(lengths), height, width, channels)
@@ -157,6 +157,11 @@ def decode_picture(coded, shape, kind):
         with Image.open(io.BytesIO(coded), formats=(kind,)) as picture:
             if picture.size != (width, count * height) or getattr(picture, "n_frames", 1) != 1:
                 raise ValueError(f"it is {picture.size[0]}x{picture.size[1]}, {getattr(picture, 'n_frames', 1)} frames")
+            if picture.mode != ("L" if channels == 1 and kind == "JPEG" else "RGB"):
+                raise ValueError(f"its pixels are {picture.mode}")
+            whole = coded[-2:] == b"\xff\xd9" if kind == "JPEG" else coded[4:8] == (len(coded) - 8).to_bytes(4, "little")
+            if not whole:
+                raise ValueError("it does not end where its bytes do")
             return np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(shape)
     except UnidentifiedImageError:
         raise ValueError(f"it is no {kind}, or damaged") from None
@@ -173,13 +178,17 @@ def encode_video(frames, quality, encoder, options):
     context.pix_fmt, context.time_base, context.framerate = "yuv420p", Fraction(1, 25), 25
     context.thread_count, context.options = 1, {"crf": str(quality), **options}
     packets = []
-    for number, frame in enumerate(frames):
-        layout = "gray" if frame.shape[2] == 1 else "rgb24"
-        picture = av.VideoFrame.from_ndarray(frame[..., 0] if layout == "gray" else frame, format=layout)
-        picture = picture.reformat(format="yuv420p")
-        picture.pts = number
-        packets += context.encode(picture)
-    return b"".join(map(bytes, [*packets, *context.encode(None)]))
+    try:
+        for number, frame in enumerate(frames):
+            layout = "gray" if frame.shape[2] == 1 else "rgb24"
+            picture = av.VideoFrame.from_ndarray(frame[..., 0] if layout == "gray" else frame, format=layout)
+            picture = picture.reformat(format="yuv420p")
+            picture.pts = number
+            packets += context.encode(picture)
+        return b"".join(map(bytes, [*packets, *context.encode(None)]))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{encoder} does not code frames of {context.width}x{context.height} pixels "
+                         f"({error.strerror or error}): give another --store") from None
 
 
 def padded(frames):
@@ -190,10 +199,13 @@ def padded(frames):
 
 def decode_video(coded, shape, decoder):
     import av
+    from av.video.reformatter import Interpolation
     count, height, width, channels = shape
     wide = padded(np.zeros((1, height, width, 1), np.uint8)).shape[1:3]
     context = av.CodecContext.create(decoder, "r")
     context.thread_count, context.options = 1, {"max_pixels": str(2 * wide[0] * wide[1] + 4096)}
+    # what FFmpeg does if not told otherwise makes colours darker by one of 255, at every store anew
+    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     frames = []
 
     def take(pictures):
@@ -201,8 +213,10 @@ def decode_video(coded, shape, decoder):
             if len(frames) == count or (picture.height, picture.width) != wide:
                 raise ValueError(f"frame {len(frames)} is {picture.width}x{picture.height}"
                                  if len(frames) < count else f"it has more than {count} frames")
-            frame = picture.to_ndarray(format="gray" if channels == 1 else "rgb24")
-            frames.append(frame.reshape(*wide, channels)[:height, :width])
+            if picture.is_corrupt:
+                raise ValueError(f"frame {len(frames)} is damaged")
+            frame = picture.reformat(format="gray" if channels == 1 else "rgb24", interpolation=exact).to_ndarray()
+            frames.append(frame.reshape(*wide, channels)[:height, :width].copy())
 
     try:
         for packet in [*context.parse(coded), *context.parse(None)]:
@@ -237,7 +251,7 @@ CODECS = {"zip": Codec(encode_zip, decode_zip),
           "webp": Codec(*_picture("WEBP"), 1, 100, picture=True),
           "h264": Codec(*_video("libx264", "h264", encode_h264, preset="slow", **{"x264-params": "asm=0"}), 51, 0,
                         "libx264"),
-          # blocks of 16 pixels: where one is as large as the frame, x265 gives other bytes from run to run
-          "h265": Codec(*_video("libx265", "hevc", preset="slow", **{
+          # other blocks than of 16 pixels, and preset slow above 96 pixels, give other bytes from run to run
+          "h265": Codec(*_video("libx265", "hevc", preset="medium", **{
               "x265-params": "log-level=none:info=0:pools=none:frame-threads=1:ctu=16:asm=0"}), 51, 0, "libx265"),
           "av1": Codec(*_video("libsvtav1", "libdav1d", preset="6"), 63, 1, "libsvtav1")}

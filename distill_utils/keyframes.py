@@ -279,6 +279,7 @@ def fixed_weights(count, length, interpolation):
 
 def weights_of(left, right, share_of_right, count):
     """Numbers (..., T) of the key frames before and behind a frame, and its share of the latter -> (..., T, count)."""
+    check_memory(f"to make clips of {left.shape[-1]} frames of {count} key frames each", 7 * left.numel() * count)
     share_of_right = share_of_right[..., None].float()
     return F.one_hot(left, count) * (1 - share_of_right) + F.one_hot(right, count) * share_of_right
 

@@ -195,7 +195,7 @@ def read_synset(path, kinds, check=None):
         check(expected, header)
     with _of_ours(path):
         if store not in STORES:
-            check_memory("decoded, it", sum(map(prod, shapes.values())))
+            check_memory("decoded, it", 3 * sum(map(prod, shapes.values())))        # as bytes, and twice as numbers
         state = unpack(tensors, store, expected.num_classes, shapes)
         check_state(state, expected.state_dict(), f"a {kind.__name__} of the arguments of its header")
         synset = build(kind, header["arguments"], state)
@@ -317,7 +317,8 @@ def check_agreement(header, synset):
     if classes != synset.num_classes or len(set(header["classes"])) != classes:
         raise ValueError(f"its header lists {classes} classes, and its tensors are of {synset.num_classes}, each with "
                          "a name of its own")
-    if header["labels"] != [k for k in range(classes) for _ in range(synset.num_slots)]:
+    if len(header["labels"]) != classes * synset.num_slots or header["labels"] != [
+            k for k in range(classes) for _ in range(synset.num_slots)]:
         raise ValueError(f"the labels of its header are not {synset.num_slots} of each class, class by class")
     *length, channels, height, width = synset.shape
     if (height, width) != (size, size) or (length and length != [frames]):

@@ -206,7 +206,7 @@ def test_numbers_of_bytes(text, wanted, parse):
     assert parse(distill_coreset, ["--bytes", text]).bytes == wanted
 
 
-@pytest.mark.parametrize("text", ["0", "2TB", "-5", "MB", "1.2.3MB", "nan", ""])
+@pytest.mark.parametrize("text", ["0", "2TB", "-5", "MB", "1.2.3MB", "nan", "", "9" * 400, "9" * 320 + "GB"])
 def test_what_is_no_number_of_bytes(text, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["distill_coreset.py", f"--bytes={text}"])
     with pytest.raises(SystemExit):

@@ -1,6 +1,10 @@
 """Stores that code pixels as pictures and video: what comes back, what is refused, and that nothing is believed."""
 import io
+import os
+import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +43,27 @@ def test_samples_come_back(shape, store):
     assert back.shape == shape and back.dtype == np.uint8
     difference = np.abs(back.astype(int) - samples).mean()
     assert difference == 0 if store == "zip" else difference < 6
+
+
+def test_large_clips_of_h265_are_the_same_bytes_whatever_the_memory_held():
+    """Of memory that is filled before use, as every malloc of glibc does where it is told so."""
+    code = ("import hashlib, numpy, sys; sys.path.insert(0, '.'); from distill_utils import codecs; "
+            "blocks = numpy.random.default_rng(1).integers(0, 256, (3, 3, 3, 33, 33)).astype(numpy.uint8); "
+            "clips = blocks.repeat(4, 3).repeat(4, 4)[..., :128, :128]; "
+            "print(hashlib.sha256(codecs.encode(clips, 3, 'h265:18')[0].tobytes()).hexdigest())")
+    sums = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           cwd=Path(codecs.__file__).parent.parent,
+                           env={**os.environ, "MALLOC_PERTURB_": fill}).stdout for fill in ("0", "37", "170")}
+    assert len(sums) == 1
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_clips_that_are_stored_again_and_again_do_not_grow_darker(channels):
+    tints = np.array([1, 0.9, 0.8])[:channels, None, None]        # all colours in between are ones that video has
+    clips = back = (moving((2, 4, 1, 32, 32)) * tints).astype(np.uint8)
+    for _ in range(6):
+        back = codecs.decode(*codecs.encode(back, 2, "h264:0"), clips.shape, 2, "h264:0")
+    assert np.abs((back.astype(float) - clips).mean((0, 1, 3, 4))).max() < 1
 
 
 def test_worse_quality_takes_fewer_bytes():
@@ -90,6 +115,7 @@ def test_key_frames_that_grew_are_coded(tmp_path):
 @pytest.mark.parametrize("store,said", [
     ("jpeg", "needs a quality from 1 .smallest. to 95 .best., such as jpeg:48"), ("jpeg:96", "from 1 .smallest. to 95"),
     ("h264:52", "from 51 .smallest. to 0 .best."), ("h264:-1", "needs a quality"), ("av1:x", "needs a quality"),
+    ("h264:028", "needs a quality"), ("h264:\u0662", "needs a quality"), ("zip:", "has no quality: give zip"),
     ("zip:9", "the store zip has no quality: give zip"), ("gif", "there is no store 'gif': choose float32, bfloat16")])
 def test_a_store_that_is_none_is_refused(store, said, monkeypatch, capsys):
     with pytest.raises(ValueError, match=said):
@@ -131,9 +157,36 @@ def test_a_stream_is_not_believed(store):
                 (coded, lengths, (2, *other)) for other in ((4, 3, 48, 48), (3, 3, 32, 32), (5, 3, 32, 32)))):
         with pytest.raises(ValueError, match=rf"its stream \d is no {store} of"):
             codecs.decode(bytes_, sizes, other, 2, store)
-    for sizes in (lengths[:-1], -lengths, lengths + 1, np.array([], np.int64)):
+    wrapping = np.array([2 ** 63 - 1, len(coded) - 2 ** 63 + 1])        # their sum is that of the stream
+    for sizes in (lengths[:-1], -lengths, lengths + 1, np.array([], np.int64), wrapping):
         with pytest.raises(ValueError, match="streams of .* bytes are not those of 2 samples"):
             codecs.decode(coded, sizes, shape, 2, store)
+
+
+def test_a_stream_without_its_last_bytes_is_not_mended_by_guesses():
+    shape = (2, 8, 3, 32, 32)
+    coded, lengths = codecs.encode(moving(shape), 2, "h264:18")
+    lengths[-1] -= 12
+    with pytest.raises(ValueError, match="its stream 1 is no h264:18 .*frame 7 is damaged"):
+        codecs.decode(coded[:-12], lengths, shape, 2, "h264:18")
+
+
+@pytest.mark.parametrize("name", ("jpeg", "webp"))
+@pytest.mark.parametrize("channels", (1, 3))
+def test_a_picture_ends_where_its_bytes_do(name, channels):
+    frames = moving((1, 2, channels, 16, 16))[0].transpose(0, 2, 3, 1)
+    codec = codecs.CODECS[name]
+    coded = codec.encode(frames, 90)
+    codec.decode(coded, frames.shape)
+    with pytest.raises(ValueError, match="it does not end where its bytes do"):
+        codec.decode(coded + b"more", frames.shape)
+
+
+def test_a_picture_has_the_colours_that_were_stored():
+    file = io.BytesIO()
+    Image.new("CMYK", (8, 8)).save(file, "JPEG")
+    with pytest.raises(ValueError, match="its pixels are CMYK"):
+        codecs.CODECS["jpeg"].decode(file.getvalue(), (1, 8, 8, 3))
 
 
 def test_a_picture_of_another_kind_is_not_opened():
@@ -204,6 +257,32 @@ def test_a_picture_of_several_frames_is_refused():
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
     with pytest.raises(ValueError, match="it is 8x8, 2 frames"):
         codecs.CODECS["webp"].decode(file.getvalue(), (1, 8, 8, 3))
+
+
+def test_what_an_encoder_does_not_take_is_told():
+    with pytest.raises(ValueError, match="libx265 does not code frames of 1600x1600 pixels .*: give another --store"):
+        codecs.encode(np.zeros((1, 1, 3, 1600, 1600), np.uint8), 1, "h265:50")
+
+
+def test_a_header_of_many_samples_takes_no_memory(tmp_path):
+    spec = utils.get_spec("MotionDigits", 4, 16)
+    synset = SETS["pixels"](10, 1, spec.shape)
+    path, many = tmp_path / "x.safetensors", 300_000
+    save_synset(path, synset, spec, "zip")
+    file = TensorFile(path)
+    save_tensors(path, file.read_all() | {"videos": torch.zeros(many, dtype=torch.uint8)}, **file.header | {
+        "arguments": file.header["arguments"] | {"ipc": many}})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"the labels of its header are not {many} of each class"):
+        load_synset(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+
+
+def test_weights_of_key_frames_that_memory_does_not_hold_are_refused():
+    with pytest.raises(ValueError, match="to make clips of 200000 frames of 200000 key frames each takes .* GB of"):
+        KeyFrameSet(1, 1, (200_000, 1, 1, 1), n_syn=200_000)
 
 
 def test_values_that_are_not_finite_are_not_stored(tmp_path):
