@@ -159,7 +159,8 @@ def decode_picture(coded, shape, kind):
                 raise ValueError(f"it is {picture.size[0]}x{picture.size[1]}, {getattr(picture, 'n_frames', 1)} frames")
             if picture.mode != ("L" if channels == 1 and kind == "JPEG" else "RGB"):
                 raise ValueError(f"its pixels are {picture.mode}")
-            whole = coded[-2:] == b"\xff\xd9" if kind == "JPEG" else coded[4:8] == (len(coded) - 8).to_bytes(4, "little")
+            size = (len(coded) - 8).to_bytes(4, "little")
+            whole = coded[-2:] == b"\xff\xd9" if kind == "JPEG" else coded[4:8] == size
             if not whole:
                 raise ValueError("it does not end where its bytes do")
             return np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(shape)
