@@ -7,5 +7,6 @@
 #   DRY_RUN=1 bash sh/study/frontier.sh MotionDigits    prints the commands, and runs none
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-[ $# -ge 1 ] || { echo "usage: bash sh/study/frontier.sh DATASET [--out FOLDER] [--data_path FOLDER]" >&2; exit 2; }
+[ $# -ge 1 ] || { echo "usage: bash sh/study/frontier.sh DATASET [--out FOLDER] [--data_path FOLDER]" \
+    "[--seeds N N ...] [--rows ROW ...] [--stores STORE ...] [--most N]" >&2; exit 2; }
 study frontier "$@"
