@@ -157,10 +157,16 @@ def test_a_stream_is_not_believed(store):
                 (coded, lengths, (2, *other)) for other in ((4, 3, 48, 48), (3, 3, 32, 32), (5, 3, 32, 32)))):
         with pytest.raises(ValueError, match=rf"its stream \d is no {store} of"):
             codecs.decode(bytes_, sizes, other, 2, store)
-    wrapping = np.array([2 ** 63 - 1, len(coded) - 2 ** 63 + 1])        # their sum is that of the stream
-    for sizes in (lengths[:-1], -lengths, lengths + 1, np.array([], np.int64), wrapping):
+    for sizes in (lengths[:-1], -lengths, lengths + 1, np.array([], np.int64)):
         with pytest.raises(ValueError, match="streams of .* bytes are not those of 2 samples"):
             codecs.decode(coded, sizes, shape, 2, store)
+
+
+def test_lengths_whose_sum_is_right_only_in_64_bits_are_refused():
+    coded, lengths = np.zeros(9, np.uint8), np.array([2 ** 62] * 4 + [9, 0])
+    assert lengths.sum() == len(coded)
+    with pytest.raises(ValueError, match="its 6 streams of 9 bytes are not those of 6 samples"):
+        codecs.decode(coded, lengths, (6, 1, 3, 32, 32), 6, "h264:18")
 
 
 def test_a_stream_without_its_last_bytes_is_not_mended_by_guesses():

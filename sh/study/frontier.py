@@ -29,7 +29,7 @@ DOUBLED = (1, 2, 4, 8, 16)
 SELECTED = {"random": {"zip": (1, 4, 16, 10_000), "h264:30": (*DOUBLED, 32, 10_000),
                        "h264:40": (1, 2, 3, 4, 6, 8, 12, 16, 32, 10_000)},
             "random_soft": {"h264:40": DOUBLED}, "herding": {"h264:40": DOUBLED}, "herding_soft": {"h264:40": DOUBLED}}
-DISTILLED = ("FRePo", "DM_experts", "S2D-DM", "S2D-MTT")        # of those that are the best in some table of methods.py
+DISTILLED = ("FRePo", "DM_experts", "S2D-DM", "S2D-MTT")        # rows of methods.py that are trained
 LABELLED = ("labels_FRePo",)        # real clips, of which only the labels are learned
 CODED = ("h264:30", "h264:36", "h264:40")
 
@@ -183,12 +183,12 @@ def show(args, points, full):
         for point in points:
             if point.name in SELECTED and not point.diverged:
                 lines.setdefault((point.name, point.store), []).append(point.bytes)
-        limit, every = min(map(max, lines.values())), points
-        points = [point for point in points if point.real or point.diverged or point.bytes <= limit]
-        for point in every:
-            if point not in points:
-                print(f"left out, as --most {args.most} real clips take fewer bytes: {point.title}, {point.store}",
-                      file=sys.stderr)
+        limit = min(map(max, lines.values()))
+        left_out = [point for point in points if not (point.real or point.diverged) and point.bytes > limit]
+        points = [point for point in points if point not in left_out]
+        for point in left_out:
+            print(f"left out, as --most {args.most} real clips take fewer bytes: {point.title}, {point.store}",
+                  file=sys.stderr)
     print(f"**{args.dataset}, 8x32x32, {study.NET}; seeds {', '.join(map(str, args.seeds))}, 3 networks each, "
           f"{study.STEPS} steps each; all real clips (100 epochs, seed {study.SEEDS[0]}) "
           f"{100 * full['top1_mean']:.1f} %**\n\n| set | store | clips a class | bytes | top-1 % | over real clips at "
